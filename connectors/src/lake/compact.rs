@@ -1,0 +1,134 @@
+//! Compaction: small files become few, and rows that are gone leave the store.
+//!
+//! Files are sorted into size classes; eight of one class are merged, so that a byte is rewritten a
+//! bounded number of times on its way up. A file of which more than half is deleted is rewritten on its
+//! own account. It runs inside a publication and reads at most a given number of bytes there; what is
+//! left waits for the next. The merged rows leave out what the same publication deletes.
+
+use super::LakeError;
+use super::data_file::conform_batch;
+use super::draft::{FileSink, Making, TableDraft, Uploads};
+use super::files::{batch_keys, scan_live};
+use super::io::Io;
+use super::schema::arrow_schema;
+use std::ops::ControlFlow;
+
+/// Upper ends of the size classes, in bytes; larger files are left alone.
+const CLASSES: [u64; 3] = [1 << 20, 8 << 20, 64 << 20];
+/// Files of one class that are merged.
+const MERGE_FILES: usize = 8;
+
+/// A data file as the choice sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Candidate {
+    pub number: u32,
+    pub bytes: u64,
+    pub rows: u64,
+    pub deleted: u64,
+}
+
+impl Candidate {
+    fn class(&self) -> Option<usize> {
+        CLASSES.iter().position(|end| self.bytes < *end)
+    }
+}
+
+/// The files to rewrite, reading at most `budget` bytes.
+pub(super) fn choose(candidates: &[Candidate], budget: u64) -> Vec<u32> {
+    let crowded =
+        |class: usize| candidates.iter().filter(|c| c.class() == Some(class)).count() >= MERGE_FILES;
+    let wanted = candidates.iter().filter(|c| c.deleted * 2 > c.rows || c.class().is_some_and(crowded));
+    let mut left = budget;
+    let mut chosen = Vec::new();
+    let mut wanted: Vec<&Candidate> = wanted.collect();
+    wanted.sort_by_key(|c| (c.bytes, c.number));
+    for candidate in wanted {
+        if candidate.bytes > left {
+            break;
+        }
+        left -= candidate.bytes;
+        chosen.push(candidate.number);
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Compacts a draft's files from before `first_new`; the bytes that were read.
+pub(super) fn compact(
+    io: &Io,
+    making: &Making<'_>,
+    draft: &mut TableDraft,
+    uploads: &mut Uploads,
+    first_new: u32,
+    budget: u64,
+) -> Result<u64, LakeError> {
+    let candidates: Vec<Candidate> = draft
+        .files
+        .data
+        .range(..first_new)
+        .map(|(number, file)| Candidate {
+            number: *number,
+            bytes: file.file.bytes,
+            rows: file.rows as u64,
+            deleted: file.deleted.len() + draft.deleted.get(number).map_or(0, |more| more.len()),
+        })
+        .collect();
+    let (dead, living): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|c| c.deleted == c.rows);
+    dead.iter().for_each(|candidate| draft.remove(candidate.number));
+    let mut sink = FileSink::new(making);
+    let mut read = 0;
+    for number in choose(&living, budget) {
+        read += rewrite(io, making, draft, uploads, &mut sink, number)?;
+    }
+    sink.finish(draft, uploads)?;
+    Ok(read)
+}
+
+fn rewrite(
+    io: &Io,
+    making: &Making<'_>,
+    draft: &mut TableDraft,
+    uploads: &mut Uploads,
+    sink: &mut FileSink<'_>,
+    number: u32,
+) -> Result<u64, LakeError> {
+    let Some(file) = draft.files.data.get(&number).cloned() else { return Ok(0) };
+    let also = draft.deleted.get(&number).cloned();
+    let arrow = arrow_schema(making.schema);
+    let all: Vec<usize> = (0..making.schema.columns.len()).collect();
+    scan_live(io, &file, None, also.as_ref(), &mut |_, batch| {
+        let keys = batch_keys(making.schema, &batch, &all)?;
+        let batch = conform_batch(making.schema, &arrow, batch.columns().to_vec())?;
+        sink.write(draft, uploads, &batch, &keys)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    draft.remove(number);
+    Ok(file.file.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(count: u32, bytes: u64, deleted: u64) -> Vec<Candidate> {
+        (0..count).map(|number| Candidate { number, bytes, rows: 100, deleted }).collect()
+    }
+
+    #[test]
+    fn eight_files_of_one_class_are_merged_and_seven_are_not() {
+        assert_eq!(choose(&files(7, 1000, 10), u64::MAX), Vec::<u32>::new());
+        assert_eq!(choose(&files(8, 1000, 10), u64::MAX).len(), 8);
+        assert_eq!(choose(&files(8, 100 << 20, 10), u64::MAX), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn a_file_that_is_mostly_deleted_is_rewritten_alone() {
+        assert_eq!(choose(&files(2, 100 << 20, 51), u64::MAX), vec![0, 1]);
+        assert_eq!(choose(&files(2, 100 << 20, 50), u64::MAX), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn the_budget_bounds_what_is_read() {
+        assert_eq!(choose(&files(9, 1000, 10), 2500), vec![0, 1]);
+    }
+}

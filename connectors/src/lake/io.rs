@@ -1,0 +1,227 @@
+//! The lake's I/O: blocking calls over the async store, Parquet files read by pages.
+//!
+//! Only what a projection and a selection of rows need is fetched: the footer once, then the pages of
+//! the chosen columns that hold chosen rows (data files carry an offset index), neighbours in one
+//! request, several requests at a time. A small object is fetched whole.
+
+use super::{LakeError, unusable};
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::{BoxFuture, FutureExt, try_join_all};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderOptions, RowSelection};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use tidemill_core::store::SharedStore;
+use tokio::runtime::Handle;
+
+/// Objects up to this size are fetched whole.
+const WHOLE_BYTES_MAX: u64 = 1 << 20;
+/// The end of a file that is fetched first: most footers fit in.
+const FOOTER_BYTES: usize = 64 << 10;
+/// What a decoded record batch should take at most.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// A store, and the runtime that its futures run on.
+#[derive(Clone)]
+pub(super) struct Io {
+    pub store: SharedStore,
+    pub handle: Handle,
+}
+
+/// A Parquet object: its name and size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct FileRef {
+    pub name: String,
+    pub bytes: u64,
+}
+
+impl Io {
+    /// Reads an object.
+    pub fn get(&self, name: &str) -> Result<Bytes, LakeError> {
+        Ok(self.handle.block_on(self.store.get(name))?)
+    }
+
+    /// Reads a Parquet file's rows, or those of a selection, batch by batch. `columns` are places of
+    /// top-level columns in ascending order; `None` reads all.
+    pub fn scan(
+        &self,
+        file: &FileRef,
+        columns: Option<&[usize]>,
+        selection: Option<RowSelection>,
+        each: &mut dyn FnMut(RecordBatch) -> Result<ControlFlow<()>, LakeError>,
+    ) -> Result<(), LakeError> {
+        let opened = self.handle.block_on(self.open(file, columns, selection));
+        let mut stream = opened.map_err(unusable(&file.name))?;
+        while let Some(batch) = self.handle.block_on(stream.next()) {
+            if each(batch.map_err(unusable(&file.name))?)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &self,
+        file: &FileRef,
+        columns: Option<&[usize]>,
+        selection: Option<RowSelection>,
+    ) -> Result<parquet::arrow::async_reader::ParquetRecordBatchStream<StoreReader>, ParquetError> {
+        let reader = StoreReader::open(self.store.clone(), file).await?;
+        let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
+        let mut builder = ParquetRecordBatchStreamBuilder::new_with_options(reader, options).await?;
+        let rows = batch_rows(builder.metadata(), columns);
+        builder = builder.with_batch_size(rows);
+        if let Some(columns) = columns {
+            let mask = ProjectionMask::roots(builder.parquet_schema(), columns.iter().copied());
+            builder = builder.with_projection(mask);
+        }
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        builder.build()
+    }
+
+    /// The number of rows that a Parquet file's footer states.
+    pub fn footer_rows(&self, file: &FileRef) -> Result<u64, LakeError> {
+        let footer = self.handle.block_on(async {
+            let mut reader = StoreReader::open(self.store.clone(), file).await?;
+            reader.get_metadata(None).await
+        });
+        Ok(footer.map_err(unusable(&file.name))?.file_metadata().num_rows() as u64)
+    }
+}
+
+/// How many rows of the chosen columns fit a batch, by their average size.
+fn batch_rows(metadata: &ParquetMetaData, columns: Option<&[usize]>) -> usize {
+    let (mut bytes, mut rows) = (0, 0);
+    let descriptor = metadata.file_metadata().schema_descr();
+    for group in metadata.row_groups() {
+        rows += group.num_rows() as u64;
+        for (leaf, column) in group.columns().iter().enumerate() {
+            if columns.is_none_or(|chosen| chosen.contains(&descriptor.get_column_root_idx(leaf))) {
+                bytes += column.uncompressed_size() as u64;
+            }
+        }
+    }
+    let average = bytes.checked_div(rows).unwrap_or(0).max(1);
+    (BATCH_BYTES / average).clamp(1, 8192) as usize
+}
+
+/// The rows of `0..rows` for which `keep` holds, as a selection; `None` when it is all of them.
+pub(super) fn select_positions(positions: &[u32]) -> RowSelection {
+    let ranges = positions.chunk_by(|a, b| a + 1 == *b);
+    let ranges = ranges.map(|run| run[0] as usize..*run.last().unwrap_or(&run[0]) as usize + 1);
+    let end = positions.last().map_or(0, |last| *last as usize + 1);
+    RowSelection::from_consecutive_ranges(ranges, end)
+}
+
+/// One Parquet object as the reader wants it.
+struct StoreReader {
+    store: SharedStore,
+    file: FileRef,
+    whole: Option<Bytes>,
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl StoreReader {
+    async fn open(store: SharedStore, file: &FileRef) -> Result<Self, ParquetError> {
+        let whole = match file.bytes <= WHOLE_BYTES_MAX {
+            true => Some(store.get(&file.name).await.map_err(external)?),
+            false => None,
+        };
+        Ok(Self { store, file: file.clone(), whole })
+    }
+
+    async fn read(&self, range: Range<u64>) -> Result<Bytes, ParquetError> {
+        let Some(whole) = &self.whole else {
+            return self.store.get_range(&self.file.name, range).await.map_err(external);
+        };
+        match range.end <= whole.len() as u64 {
+            true => Ok(whole.slice(range.start as usize..range.end as usize)),
+            false => Err(ParquetError::EOF(format!("{} ends at byte {}", self.file.name, whole.len()))),
+        }
+    }
+
+    fn gap_bytes(&self) -> u64 {
+        if self.store.is_local() { 32 << 10 } else { 1 << 20 }
+    }
+}
+
+/// Ranges with small gaps between them become one.
+fn coalesce(ranges: &[Range<u64>], gap: u64) -> Vec<Range<u64>> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| range.start);
+    let mut merged: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match merged.last_mut() {
+            Some(last) if range.start <= last.end + gap => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+impl AsyncFileReader for StoreReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        async move { self.read(range).await }.boxed()
+    }
+
+    fn get_byte_ranges(
+        &mut self,
+        ranges: Vec<Range<u64>>,
+    ) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
+        async move {
+            let merged = coalesce(&ranges, self.gap_bytes());
+            let fetched = try_join_all(merged.iter().map(|range| self.read(range.clone()))).await?;
+            Ok(ranges.iter().map(|range| cut(&merged, &fetched, range)).collect())
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+        async move {
+            let bytes = self.file.bytes;
+            let reader = ParquetMetaDataReader::new()
+                .with_column_index_policy(PageIndexPolicy::Skip)
+                .with_offset_index_policy(PageIndexPolicy::Optional)
+                .with_prefetch_hint(Some(FOOTER_BYTES));
+            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
+        }
+        .boxed()
+    }
+}
+
+/// Cuts a range out of the merged range that holds it.
+fn cut(merged: &[Range<u64>], fetched: &[Bytes], range: &Range<u64>) -> Bytes {
+    let at = merged.partition_point(|m| m.end < range.end);
+    let start = (range.start - merged[at].start) as usize;
+    fetched[at].slice(start..start + (range.end - range.start) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_with_small_gaps_are_fetched_as_one() {
+        let ranges = [10..20, 0..5, 100..110, 22..30];
+        assert_eq!(coalesce(&ranges, 5), vec![0..30, 100..110]);
+    }
+
+    #[test]
+    fn a_selection_names_exactly_its_positions() {
+        let selection = select_positions(&[0, 1, 5, 7, 8]);
+        assert_eq!((selection.row_count(), selection.skipped_row_count()), (5, 4));
+    }
+}

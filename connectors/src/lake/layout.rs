@@ -1,0 +1,110 @@
+//! Names of the lake's objects, and absolute addresses made relative again.
+//!
+//! Every name holds the generation of the writer that made it, so that a collector can tell the orphans
+//! of a writer that is gone from the work of the one that runs. A metadata file is called
+//! `<generation>-<uuid>.metadata.json`, because Iceberg's tools parse that name as `<i32>-<uuid>`.
+
+use super::LakeError;
+use uuid::Uuid;
+
+/// Names objects of one table of one publication.
+pub(super) struct Names<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The epoch of the publication.
+    pub epoch: u64,
+    /// The generation of the writer.
+    pub generation: u64,
+}
+
+impl Names<'_> {
+    fn stem(&self, uuid: Uuid) -> String {
+        format!("{:020}-g{}-{uuid}", self.epoch, self.generation)
+    }
+
+    pub fn data(&self, uuid: Uuid) -> String {
+        format!("tables/{}/data/{}.parquet", self.table, self.stem(uuid))
+    }
+
+    pub fn deletes(&self, uuid: Uuid) -> String {
+        format!("tables/{}/data/{}-deletes.parquet", self.table, self.stem(uuid))
+    }
+
+    pub fn data_manifest(&self, uuid: Uuid) -> String {
+        format!("tables/{}/metadata/{}-m0.avro", self.table, self.stem(uuid))
+    }
+
+    pub fn delete_manifest(&self, uuid: Uuid) -> String {
+        format!("tables/{}/metadata/{}-d0.avro", self.table, self.stem(uuid))
+    }
+
+    pub fn manifest_list(&self, uuid: Uuid) -> String {
+        format!("tables/{}/metadata/snap-{}.avro", self.table, self.stem(uuid))
+    }
+
+    pub fn metadata(&self, uuid: Uuid) -> String {
+        format!("tables/{}/metadata/{:05}-{uuid}.metadata.json", self.table, self.generation)
+    }
+}
+
+/// The generation of the writer that made an object of the lake, by its name.
+pub fn generation_of(name: &str) -> Option<u64> {
+    let file = name.strip_prefix("tables/")?.rsplit('/').next()?;
+    if file.ends_with(".metadata.json") {
+        return file.split('-').next()?.parse().ok();
+    }
+    let mut parts = file.strip_prefix("snap-").unwrap_or(file).split('-');
+    parts.next()?;
+    parts.next()?.strip_prefix('g')?.parse().ok()
+}
+
+/// The absolute address of an object.
+pub(super) fn address(location: &str, name: &str) -> String {
+    format!("{location}/{name}")
+}
+
+/// The name behind an absolute address: the part after the location under which it was written. A
+/// store that was copied and written on holds addresses of more than one location; all lake objects
+/// stand below `tables/`.
+pub(super) fn name_of(location: &str, address: &str) -> Result<String, LakeError> {
+    if let Some(name) = address.strip_prefix(location).and_then(|rest| rest.strip_prefix('/')) {
+        return Ok(name.to_string());
+    }
+    match address.rfind("/tables/") {
+        Some(at) => Ok(address[at + 1..].to_string()),
+        None => Err(LakeError::Object {
+            object: address.to_string(),
+            problem: format!("the address begins neither with {location} nor stands below `tables/`"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_tells_its_generation() {
+        let names = Names { table: "raw.calls", epoch: 7, generation: 3 };
+        let id = Uuid::from_u128(5);
+        let all = [
+            names.data(id),
+            names.deletes(id),
+            names.data_manifest(id),
+            names.delete_manifest(id),
+            names.manifest_list(id),
+            names.metadata(id),
+        ];
+        for name in all {
+            assert_eq!(generation_of(&name), Some(3), "{name}");
+        }
+        assert_eq!(generation_of("segments/x"), None);
+    }
+
+    #[test]
+    fn an_address_of_another_location_is_made_relative() {
+        let name = name_of("file:///b", "file:///a/tables/raw.calls/data/x.parquet").unwrap();
+        assert_eq!(name, "tables/raw.calls/data/x.parquet");
+        assert!(name_of("file:///b", "file:///a/x.parquet").is_err());
+    }
+}

@@ -1,0 +1,581 @@
+//! The lake's writer: folds committed epochs and publishes all tables as of one of them.
+//!
+//! A publication is staged whole (data files, deletions, metadata, the index's changes) and stored before
+//! anything in memory changes; if the store fails midway, what was written are orphans of this
+//! generation, and the next call begins anew from the same state.
+
+use super::commit::{Commit, Delta};
+use super::compact::compact;
+use super::data_file::BatchBuilder;
+use super::draft::{FileSink, Ids, Making, TableDraft, Uploads};
+use super::files::{Files, Stored, load, read_index};
+use super::fold::{EpochSegments, Fold, FoldContext};
+use super::index::{KeyIndex, Place};
+use super::io::{FileRef, Io};
+use super::layout::{Names, address};
+use super::segments::{BodyCache, SegmentBytes};
+use super::texts::{Lake, Texts, resolved};
+use super::{LakeError, StreamTable, unusable};
+use iceberg::spec::TableMetadata;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tidemill_core::program::Extract;
+use tidemill_core::store::{SharedStore, StoreError};
+use tidemill_core::view::{PublishError, View, ViewError};
+use tidemill_types::{
+    Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Root, SegmentRef, TableSchema, Value,
+    root_name,
+};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+/// Texts of the rows that are written at once.
+const CHUNK_TEXT_BYTES: u64 = 16 << 20;
+/// Rows that are written at once.
+const CHUNK_ROWS: usize = 8192;
+/// The size at which a data file is closed.
+const FILE_BYTES: usize = 128 << 20;
+/// Tables that are opened at once.
+const TABLES_OPENED: usize = 4;
+/// What compaction may read in one publication.
+const COMPACTION_BYTES: u64 = 256 << 20;
+
+/// What a publisher works with.
+pub struct LakeOptions {
+    /// The store.
+    pub store: SharedStore,
+    /// The runtime that the store's futures run on. The publisher itself must not run on it.
+    pub handle: Handle,
+    /// The program's tables.
+    pub schemas: Arc<[TableSchema]>,
+    /// The source streams' tables.
+    pub streams: Vec<StreamTable>,
+    /// Makes texts again from bodies.
+    pub extract: Arc<dyn Extract>,
+    /// Committed segments.
+    pub segments: SegmentBytes,
+    /// Bodies at hand, if there is a cache.
+    pub bodies: Option<BodyCache>,
+    /// Randomness for names.
+    pub uuids: Arc<dyn Fn() -> Uuid + Send + Sync>,
+    /// The time, in milliseconds since 1970.
+    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Bounds bodies in memory, puts under way and open files: each takes at most about a third.
+    pub memory_bytes_max: usize,
+}
+
+/// What the last publication cost.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PublishStats {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How long it took.
+    pub millis: i64,
+    /// Objects written.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Rows that came.
+    pub inserted: u64,
+    /// Rows that went.
+    pub deleted: u64,
+    /// Bytes that compaction read.
+    pub compacted_bytes: u64,
+}
+
+/// One table in memory.
+struct Table {
+    metadata: Option<TableMetadata>,
+    published: Option<PublishedTable>,
+    files: Files,
+    index: KeyIndex,
+    moved: bool,
+}
+
+/// A root that was taken in.
+struct Taken {
+    epoch: Epoch,
+    segments: Vec<SegmentRef>,
+}
+
+/// One table's part of a publication that is not in force yet.
+struct Staged {
+    metadata: TableMetadata,
+    published: PublishedTable,
+    files: Files,
+    moves: Vec<(Digest, Option<Place>)>,
+    delta: Delta,
+}
+
+/// The lake's writer; see the module.
+pub struct LakePublisher {
+    options: LakeOptions,
+    io: Io,
+    ids: Ids,
+    tables: Vec<Table>,
+    published: Option<Published>,
+    generation: u64,
+    /// Roots after the last publication, in order.
+    taken: Vec<Taken>,
+    next_root: Epoch,
+    gap: Option<String>,
+    /// The newest of `taken` that changed a table, the program or the models.
+    changed: Option<Epoch>,
+    program: Option<(ProgramId, Vec<ModelId>)>,
+    named: Option<Epoch>,
+    stats: PublishStats,
+}
+
+impl LakePublisher {
+    /// Reads the state of the publication that `base` names, or begins with empty tables. Reads the key
+    /// columns of all data files.
+    pub fn open(options: LakeOptions, base: &Root) -> Result<Self, LakeError> {
+        let io = Io { store: options.store.clone(), handle: options.handle.clone() };
+        let tables = open_tables(&io, &options.schemas, base)?;
+        let program = match &base.published {
+            Some(published) => published_program(&io, published.epoch, base)?,
+            None => None,
+        };
+        Ok(Self {
+            ids: Ids(options.uuids.clone()),
+            io,
+            options,
+            tables,
+            next_root: base.published.as_ref().map_or(0, |published| published.epoch + 1),
+            published: base.published.clone(),
+            generation: base.generation,
+            taken: Vec::new(),
+            gap: None,
+            changed: None,
+            program,
+            named: base.published.as_ref().map(|published| published.epoch),
+            stats: PublishStats::default(),
+        })
+    }
+
+    /// The epoch of the first root that [`View::committed`] has not seen: after `open` the one after the
+    /// publication, or 0. Older roots are ignored; a gap makes `publish` fail.
+    pub fn next_root(&self) -> Epoch {
+        self.next_root
+    }
+
+    /// The newest epoch with a change that is not published yet.
+    pub fn unpublished(&self) -> Option<Epoch> {
+        match &self.published {
+            Some(_) => self.changed,
+            None => self.changed.or_else(|| self.next_root.checked_sub(1)),
+        }
+    }
+
+    /// Roots taken in since the last publication.
+    pub fn lag(&self) -> u64 {
+        self.taken.len() as u64
+    }
+
+    /// What the last publication cost.
+    pub fn stats(&self) -> PublishStats {
+        self.stats
+    }
+
+    /// The last publication, and whether a root has named it.
+    pub fn last(&self) -> Option<(&Published, bool)> {
+        self.published.as_ref().map(|published| (published, self.named >= Some(published.epoch)))
+    }
+
+    /// The memory of the indexes, in bytes.
+    pub fn index_bytes(&self) -> usize {
+        self.tables.iter().map(|table| table.index.bytes()).sum()
+    }
+
+    /// The names of objects that publication `older` is made of and `newer` is not.
+    pub fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, LakeError> {
+        let mut dropped = BTreeSet::new();
+        for (table, old) in &older.tables {
+            let new = newer.tables.get(table);
+            if new == Some(old) {
+                continue;
+            }
+            let Some(schema) = self.options.schemas.iter().find(|schema| schema.name == *table) else {
+                continue;
+            };
+            let mut objects = objects(&load(&self.io, self.io.store.location(), schema, old)?);
+            if let Some(new) = new {
+                let kept = self::objects(&load(&self.io, self.io.store.location(), schema, new)?);
+                objects.retain(|name| !kept.contains(name));
+            }
+            dropped.extend(objects);
+        }
+        Ok(dropped.into_iter().collect())
+    }
+
+    fn stage(&self, epoch: Epoch, stats: &mut PublishStats) -> Result<Vec<Option<Staged>>, LakeError> {
+        let holds = |table: usize, key: Digest| Some(self.tables[table].index.get(key).is_some());
+        let context = FoldContext {
+            schemas: &self.options.schemas,
+            streams: &self.options.streams,
+            segments: &self.options.segments,
+            holds: &holds,
+        };
+        let epochs = self.taken.iter();
+        let epochs = epochs.map(|taken| EpochSegments { epoch: taken.epoch, segments: &taken.segments });
+        let fold = Fold::of(&context, epochs)?;
+        let (extract, cache) = (self.options.extract.as_ref(), self.options.bodies.as_ref());
+        let third = self.options.memory_bytes_max / 3;
+        let texts = Texts::new(&self.io, &context, &fold, self, extract, cache, third)?;
+        let mut uploads = Uploads::new(self.io.clone(), third);
+        let mut staged: Vec<Option<Staged>> = self.tables.iter().map(|_| None).collect();
+        let mut budget = COMPACTION_BYTES;
+        for turn in 0..self.tables.len() {
+            // Another table comes first each time, so that none is always left without budget.
+            let table = (turn + epoch as usize) % self.tables.len();
+            let work =
+                TableWork { publisher: self, context: &context, fold: &fold, texts: &texts, table, epoch };
+            if work.is_due() {
+                let (made, read) = work.stage(&mut uploads, budget)?;
+                budget -= read;
+                stats.inserted += made.delta.inserted;
+                stats.deleted += made.delta.deleted;
+                stats.compacted_bytes += read;
+                staged[table] = Some(made);
+            }
+        }
+        uploads.finish()?;
+        (stats.objects, stats.bytes) = (uploads.objects, uploads.bytes);
+        Ok(staged)
+    }
+
+    fn apply(&mut self, epoch: Epoch, staged: Vec<Option<Staged>>) -> Published {
+        let mut tables = BTreeMap::new();
+        for ((table, staged), schema) in self.tables.iter_mut().zip(staged).zip(self.options.schemas.iter()) {
+            if let Some(staged) = staged {
+                table.apply(staged);
+            }
+            if let Some(published) = &table.published {
+                tables.insert(schema.name.clone(), published.clone());
+            }
+        }
+        let published = Published { epoch, tables };
+        self.published = Some(published.clone());
+        self.taken.clear();
+        self.changed = None;
+        published
+    }
+}
+
+impl View for LakePublisher {
+    fn committed(&mut self, root: &Root) {
+        if root.epoch < self.next_root {
+            return;
+        }
+        if root.epoch > self.next_root && self.gap.is_none() {
+            let (next, got) = (self.next_root, root.epoch);
+            self.gap = Some(format!("the lake was handed root {got} but has not seen root {next}; restart"));
+        }
+        let program = (root.program.clone(), root.models.clone());
+        let reprogrammed = self.program.as_ref() != Some(&program);
+        if reprogrammed || root.segments.iter().any(|segment| !segment.tables.is_empty()) {
+            self.changed = Some(root.epoch);
+        }
+        self.program = Some(program);
+        self.generation = self.generation.max(root.generation);
+        self.next_root = root.epoch + 1;
+        self.taken.push(Taken { epoch: root.epoch, segments: root.segments.clone() });
+    }
+
+    fn publish(&mut self) -> Result<Option<Published>, PublishError> {
+        if let Some(gap) = &self.gap {
+            return Err(ViewError(gap.clone()).into());
+        }
+        let Some(epoch) = self.unpublished() else { return Ok(None) };
+        let started = (self.options.clock)();
+        let mut stats = PublishStats { epoch, ..PublishStats::default() };
+        let staged = self.stage(epoch, &mut stats)?;
+        let published = self.apply(epoch, staged);
+        stats.millis = (self.options.clock)() - started;
+        self.stats = stats;
+        Ok(Some(published))
+    }
+
+    fn named(&mut self, epoch: Epoch) {
+        self.named = Some(epoch);
+    }
+}
+
+impl Lake for LakePublisher {
+    fn place(&self, table: usize, key: Digest) -> Result<Option<Place>, LakeError> {
+        Ok(self.tables[table].index.get(key))
+    }
+
+    fn file(&self, table: usize, number: u32) -> Option<FileRef> {
+        self.tables[table].files.data.get(&number).map(|file| file.file.clone())
+    }
+}
+
+/// Opens all tables, several at a time.
+fn open_tables(io: &Io, schemas: &[TableSchema], base: &Root) -> Result<Vec<Table>, LakeError> {
+    let mut tables = Vec::new();
+    for some in schemas.chunks(TABLES_OPENED) {
+        std::thread::scope(|scope| {
+            let opening: Vec<_> = some
+                .iter()
+                .map(|schema| {
+                    let published = base.published.as_ref().and_then(|p| p.tables.get(&schema.name));
+                    scope.spawn(move || Table::open(io, &base.location, schema, published))
+                })
+                .collect();
+            for (table, schema) in opening.into_iter().zip(some) {
+                let opened = table.join();
+                tables.push(opened.map_err(|_| unusable(&schema.name)("its reader panicked"))??);
+            }
+            Ok::<_, LakeError>(())
+        })?;
+    }
+    Ok(tables)
+}
+
+impl Table {
+    fn open(
+        io: &Io,
+        location: &str,
+        schema: &TableSchema,
+        published: Option<&PublishedTable>,
+    ) -> Result<Self, LakeError> {
+        let Some(published) = published else {
+            let (files, index) = (Files::default(), KeyIndex::default());
+            return Ok(Self { metadata: None, published: None, files, index, moved: false });
+        };
+        let stored = load(io, location, schema, published)?;
+        let index = read_index(io, schema, &stored.files)?;
+        Ok(Self {
+            metadata: Some(stored.metadata),
+            published: Some(published.clone()),
+            files: stored.files,
+            index,
+            moved: stored.moved,
+        })
+    }
+
+    fn apply(&mut self, staged: Staged) {
+        for (key, place) in staged.moves {
+            match place {
+                Some(place) => self.index.insert(key, place),
+                None => self.index.remove(key),
+            };
+        }
+        self.metadata = Some(staged.metadata);
+        self.published = Some(staged.published);
+        self.files = staged.files;
+        self.moved = false;
+    }
+}
+
+/// Stages one table.
+struct TableWork<'a> {
+    publisher: &'a LakePublisher,
+    context: &'a FoldContext<'a>,
+    fold: &'a Fold,
+    texts: &'a Texts<'a>,
+    table: usize,
+    epoch: Epoch,
+}
+
+impl TableWork<'_> {
+    fn current(&self) -> &Table {
+        &self.publisher.tables[self.table]
+    }
+
+    fn schema(&self) -> &TableSchema {
+        &self.context.schemas[self.table]
+    }
+
+    /// Whether the table gets a new snapshot.
+    fn is_due(&self) -> bool {
+        let table = self.current();
+        let changes = &self.fold.tables[self.table].keys;
+        table.published.is_none() || table.moved || changes.values().any(|change| change.is_net())
+    }
+
+    /// The staged table, and the bytes that compaction read.
+    fn stage(&self, uploads: &mut Uploads, budget: u64) -> Result<(Staged, u64), LakeError> {
+        let (publisher, table) = (self.publisher, self.current());
+        let names = Names { table: &self.schema().name, epoch: self.epoch, generation: publisher.generation };
+        let making = Making {
+            schema: self.schema(),
+            names: &names,
+            ids: &publisher.ids,
+            location: publisher.io.store.location(),
+            file_bytes_max: FILE_BYTES.min(publisher.options.memory_bytes_max / 3).max(1 << 20),
+        };
+        let sequence = table.metadata.as_ref().map_or(1, |metadata| metadata.next_sequence_number());
+        let mut draft = TableDraft::new(table.files.clone(), &publisher.ids, sequence);
+        let first_new = draft.files.next;
+        self.delete(&mut draft)?;
+        self.insert(&making, &mut draft, uploads)?;
+        let read = compact(&publisher.io, &making, &mut draft, uploads, first_new, budget)?;
+        draft.write_deletes(&making, uploads, table.moved)?;
+        self.check(&draft)?;
+        Ok((self.commit(&names, draft, uploads)?, read))
+    }
+
+    fn delete(&self, draft: &mut TableDraft) -> Result<(), LakeError> {
+        for (key, change) in &self.fold.tables[self.table].keys {
+            if !change.is_net() || change.held.is_none() {
+                continue;
+            }
+            let Some(place) = self.current().index.get(*key) else {
+                return Err(self.contract(format!("key {key} is retracted but not there")));
+            };
+            draft.delete(place);
+            if change.current.is_none() {
+                draft.moves.push((*key, None));
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        making: &Making<'_>,
+        draft: &mut TableDraft,
+        uploads: &mut Uploads,
+    ) -> Result<(), LakeError> {
+        let mut sink = FileSink::new(making);
+        let mut chunk = Chunk::default();
+        for (number, segment, section) in self.fold.sections(&self.schema().name) {
+            let changes = self.context.changes(self.table, segment, section)?;
+            for (place, change) in changes.into_iter().enumerate() {
+                let folded = self.fold.tables[self.table].keys.get(&change.key);
+                let last = folded.filter(|folded| folded.is_net()).and_then(|folded| folded.current);
+                if last.is_some_and(|at| (at.segment, at.place) == (number, place as u32)) {
+                    chunk.push(change.key, change.values);
+                    if chunk.is_full() {
+                        self.write(&mut chunk, &mut sink, draft, uploads)?;
+                    }
+                }
+            }
+        }
+        self.write(&mut chunk, &mut sink, draft, uploads)?;
+        sink.finish(draft, uploads)
+    }
+
+    fn write(
+        &self,
+        chunk: &mut Chunk,
+        sink: &mut FileSink<'_>,
+        draft: &mut TableDraft,
+        uploads: &mut Uploads,
+    ) -> Result<(), LakeError> {
+        let rows = std::mem::take(chunk).rows;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let made = self.texts.resolve(self.table, &rows)?;
+        let mut batch = BatchBuilder::new(self.schema());
+        for (_, values) in &rows {
+            batch.push(resolved(values, &made))?;
+        }
+        let keys: Vec<Digest> = rows.iter().map(|(key, _)| *key).collect();
+        draft.delta.inserted += rows.len() as u64;
+        sink.write(draft, uploads, &batch.finish()?, &keys)
+    }
+
+    /// The number of rows must follow from the changes.
+    fn check(&self, draft: &TableDraft) -> Result<(), LakeError> {
+        let before = self.current().files.rows();
+        let expected = before + draft.delta.inserted - draft.delta.deleted;
+        match draft.files.rows() == expected {
+            true => Ok(()),
+            false => Err(self.contract(format!(
+                "{} rows would be published, {expected} follow from the changes",
+                draft.files.rows()
+            ))),
+        }
+    }
+
+    fn commit(
+        &self,
+        names: &Names<'_>,
+        draft: TableDraft,
+        uploads: &mut Uploads,
+    ) -> Result<Staged, LakeError> {
+        let (publisher, table) = (self.publisher, self.current());
+        let location = publisher.io.store.location();
+        let previous_address = table.published.as_ref().map(|p| p.metadata_location.clone());
+        let commit = Commit {
+            handle: &publisher.io.handle,
+            location,
+            schema: self.schema(),
+            names,
+            ids: &publisher.ids,
+            previous: table.metadata.as_ref().zip(previous_address),
+            moved: table.moved,
+            files: &draft.files,
+            snapshot_id: draft.snapshot_id,
+            sequence: draft.sequence,
+            now_ms: (publisher.options.clock)(),
+            delta: draft.delta,
+        };
+        let committed = commit.make()?;
+        for (name, body) in committed.objects {
+            uploads.put(name, body)?;
+        }
+        let published = PublishedTable {
+            metadata_location: address(location, &committed.metadata_name),
+            snapshot_id: committed.snapshot_id,
+            rows: draft.files.rows(),
+        };
+        let (metadata, moves, delta) = (committed.metadata, draft.moves, draft.delta);
+        Ok(Staged { metadata, published, files: draft.files, moves, delta })
+    }
+
+    fn contract(&self, problem: String) -> LakeError {
+        LakeError::Contract { table: self.schema().name.clone(), epoch: self.epoch, problem }
+    }
+}
+
+/// Rows that are written at once.
+#[derive(Default)]
+struct Chunk {
+    rows: Vec<(Digest, Vec<Value>)>,
+    text_bytes: u64,
+}
+
+impl Chunk {
+    fn push(&mut self, key: Digest, values: Vec<Value>) {
+        let texts = values.iter().map(|value| if let Value::Text(text) = value { text.len } else { 0 });
+        self.text_bytes += texts.map(u64::from).sum::<u64>();
+        self.rows.push((key, values));
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= CHUNK_ROWS || self.text_bytes >= CHUNK_TEXT_BYTES
+    }
+}
+
+/// All objects of a published table, by name.
+fn objects(stored: &Stored) -> BTreeSet<String> {
+    let data = stored.files.data.values().map(|file| file.file.name.clone());
+    let deletes = stored.files.deletes.iter().map(|file| file.file.name.clone());
+    let metadata = std::iter::once(stored.name.clone()).chain(stored.manifests.iter().cloned());
+    data.chain(deletes).chain(metadata).collect()
+}
+
+/// Program and models of the root whose epoch was published.
+fn published_program(
+    io: &Io,
+    epoch: Epoch,
+    base: &Root,
+) -> Result<Option<(ProgramId, Vec<ModelId>)>, LakeError> {
+    if epoch == base.epoch {
+        return Ok(Some((base.program.clone(), base.models.clone())));
+    }
+    let name = root_name(epoch);
+    match io.get(&name) {
+        Ok(body) => {
+            let root: Root = serde_json::from_slice(&body).map_err(unusable(&name))?;
+            Ok(Some((root.program, root.models)))
+        }
+        Err(LakeError::Store(StoreError::NotFound { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,438 @@
+//! The reader: all tables as of one retained epoch.
+//!
+//! A snapshot is the publication that the epoch's root names, changed by the segments of the roots after
+//! it. Of a table it reads the live rows of the data files whose keys the tail does not touch, then the
+//! tail's rows. Nothing is kept but the tail's net changes (and, where a text of the tail must be made
+//! from a body in the lake, the index of that source table).
+
+use super::files::{Files, Stored as StoredTable, batch_keys, load, read_index, scan_live};
+use super::fold::{EpochSegments, Fold, FoldContext};
+use super::index::{KeyIndex, Place};
+use super::io::{FileRef, Io};
+use super::segments::{SegmentBytes, stored_segments};
+use super::texts::{Lake, Made, Texts, resolved};
+use super::{LakeError, StreamTable};
+use crate::store::log;
+use arrow::array::RecordBatch;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_core::columns::value_at;
+use tidemill_core::program::Extract;
+use tidemill_core::store::{SharedStore, StoreError};
+use tidemill_core::view::{Share, Stored, ViewError};
+use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
+use tokio::runtime::Handle;
+
+/// Rows of the tail whose texts are made at once.
+const CHUNK_ROWS: usize = 1024;
+/// Their texts.
+const CHUNK_TEXT_BYTES: u64 = 16 << 20;
+
+/// What a reader works with.
+#[derive(Clone)]
+pub struct SnapshotOptions {
+    /// The store.
+    pub store: SharedStore,
+    /// The runtime that the store's futures run on. The reader itself must not run on it.
+    pub handle: Handle,
+    /// The program's tables.
+    pub schemas: Arc<[TableSchema]>,
+    /// The source streams' tables.
+    pub streams: Vec<StreamTable>,
+    /// Makes texts again from bodies.
+    pub extract: Arc<dyn Extract>,
+    /// Bounds segments and bodies in memory: each takes at most half.
+    pub memory_bytes_max: usize,
+}
+
+/// How texts come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TextForm {
+    /// As strings.
+    Resolved,
+    /// As handles without origin: a body's digest and length, an extracted text's identity.
+    Handles,
+}
+
+/// The files of a table's publication.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TableFiles {
+    /// Data files.
+    pub data_files: usize,
+    /// Positional delete files.
+    pub delete_files: usize,
+    /// Bytes of both.
+    pub bytes: u64,
+}
+
+/// A value that is made when it is first wanted.
+struct Lazy<T>(Mutex<Option<Arc<T>>>);
+
+impl<T> Lazy<T> {
+    fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    fn get(&self, make: impl FnOnce() -> Result<T, LakeError>) -> Result<Arc<T>, LakeError> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = &*slot {
+            return Ok(value.clone());
+        }
+        let value = Arc::new(make()?);
+        *slot = Some(value.clone());
+        Ok(value)
+    }
+}
+
+/// One table of the publication.
+struct Base {
+    published: Option<PublishedTable>,
+    stored: Lazy<Option<StoredTable>>,
+    index: Lazy<KeyIndex>,
+}
+
+/// All tables as of one epoch; see the module. Its calls block on the runtime's handle and must not be
+/// made on the runtime's own threads.
+pub struct Snapshot {
+    options: SnapshotOptions,
+    io: Io,
+    root: Root,
+    segments: SegmentBytes,
+    tables: Vec<Base>,
+    fold: Fold,
+}
+
+impl Snapshot {
+    /// The tables as of a committed and retained epoch, or of the newest.
+    pub fn open(options: SnapshotOptions, epoch: Option<Epoch>) -> Result<Self, LakeError> {
+        let handle = options.handle.clone();
+        let root = handle.block_on(find_root(&options.store, epoch))?;
+        Self::of(options, root)
+    }
+
+    /// The tables as of a root.
+    pub fn of(options: SnapshotOptions, root: Root) -> Result<Self, LakeError> {
+        let (store, handle) = (options.store.clone(), options.handle.clone());
+        let segments = stored_segments(store.clone(), handle.clone(), options.memory_bytes_max as u64 / 2);
+        let tail = handle.block_on(tail(&store, &root))?;
+        let context = FoldContext {
+            schemas: &options.schemas,
+            streams: &options.streams,
+            segments: &segments,
+            holds: &|_, _| None,
+        };
+        let epochs = tail.iter().map(|r| EpochSegments { epoch: r.epoch, segments: &r.segments });
+        let fold = Fold::of(&context, epochs)?;
+        let published = |name: &str| root.published.as_ref().and_then(|p| p.tables.get(name).cloned());
+        let tables = options.schemas.iter().map(|schema| Base {
+            published: published(&schema.name),
+            stored: Lazy::new(),
+            index: Lazy::new(),
+        });
+        let tables = tables.collect();
+        Ok(Self { io: Io { store, handle }, segments, tables, fold, root, options })
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    /// The tables' schemas.
+    pub fn schemas(&self) -> &[TableSchema] {
+        &self.options.schemas
+    }
+
+    /// Rows of a table.
+    pub fn count(&self, table: &str) -> Result<u64, LakeError> {
+        let table = self.table(table)?;
+        let base = self.tables[table].published.as_ref().map_or(0, |published| published.rows);
+        let changes = self.fold.tables[table].keys.values();
+        let net = changes.map(|c| i64::from(c.current.is_some()) - i64::from(c.held.is_some()));
+        Ok(base.saturating_add_signed(net.sum()))
+    }
+
+    /// The files of a table's publication.
+    pub fn files(&self, table: &str) -> Result<TableFiles, LakeError> {
+        let files = self.base_files(self.table(table)?)?;
+        Ok(TableFiles {
+            data_files: files.data.len(),
+            delete_files: files.deletes.len(),
+            bytes: files.bytes(),
+        })
+    }
+
+    /// The address of a table's Iceberg metadata, and the epoch that it is as of; `None` before the first
+    /// publication.
+    pub fn metadata_location(&self, table: &str) -> Result<Option<(&str, Epoch)>, LakeError> {
+        let table = self.table(table)?;
+        let epoch = self.root.published.as_ref().map(|published| published.epoch);
+        let location = self.tables[table].published.as_ref().map(|p| p.metadata_location.as_str());
+        Ok(location.zip(epoch))
+    }
+
+    /// The rows of a table whose keys lie in a share, in no order. `columns` are places; `None` is all.
+    pub fn rows(
+        &self,
+        table: &str,
+        form: TextForm,
+        columns: Option<&[usize]>,
+        share: Share,
+    ) -> Result<Vec<Vec<Value>>, LakeError> {
+        let mut rows = Vec::new();
+        self.for_each_row(table, form, columns, share, &mut |row| {
+            rows.push(row);
+            ControlFlow::Continue(())
+        })?;
+        Ok(rows)
+    }
+
+    /// Hands out the rows of a table whose keys lie in a share one by one, in no order, until told to
+    /// break. Only a bounded number is in memory at a time. `columns` are places; `None` is all.
+    pub fn for_each_row(
+        &self,
+        table: &str,
+        form: TextForm,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: &mut dyn FnMut(Vec<Value>) -> ControlFlow<()>,
+    ) -> Result<(), LakeError> {
+        let table = self.table(table)?;
+        let all: Vec<usize> = (0..self.options.schemas[table].columns.len()).collect();
+        let reading = Reading { snapshot: self, table, form, columns: columns.unwrap_or(&all), share };
+        match reading.lake(each)? {
+            ControlFlow::Continue(()) => reading.tail(each),
+            ControlFlow::Break(()) => Ok(()),
+        }
+    }
+
+    fn table(&self, name: &str) -> Result<usize, LakeError> {
+        let place = self.options.schemas.iter().position(|schema| schema.name == name);
+        place.ok_or_else(|| LakeError::Refused(format!("there is no table {name}")))
+    }
+
+    fn base_files(&self, table: usize) -> Result<Files, LakeError> {
+        Ok(self.stored(table)?.as_ref().as_ref().map(|stored| stored.files.clone()).unwrap_or_default())
+    }
+
+    fn stored(&self, table: usize) -> Result<Arc<Option<StoredTable>>, LakeError> {
+        let base = &self.tables[table];
+        let schema = &self.options.schemas[table];
+        base.stored.get(|| {
+            let published = base.published.as_ref();
+            published.map(|published| load(&self.io, &self.root.location, schema, published)).transpose()
+        })
+    }
+
+    fn context(&self) -> FoldContext<'_> {
+        FoldContext {
+            schemas: &self.options.schemas,
+            streams: &self.options.streams,
+            segments: &self.segments,
+            holds: &|_, _| None,
+        }
+    }
+}
+
+impl Stored for Snapshot {
+    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError> {
+        Ok(self.rows(table, TextForm::Handles, None, share)?)
+    }
+}
+
+impl Lake for Snapshot {
+    fn place(&self, table: usize, key: Digest) -> Result<Option<Place>, LakeError> {
+        let schema = &self.options.schemas[table];
+        let index =
+            self.tables[table].index.get(|| read_index(&self.io, schema, &self.base_files(table)?))?;
+        Ok(index.get(key))
+    }
+
+    fn file(&self, table: usize, number: u32) -> Option<FileRef> {
+        let stored = self.stored(table).ok()?;
+        let files = &stored.as_ref().as_ref()?.files;
+        files.data.get(&number).map(|file| file.file.clone())
+    }
+}
+
+/// One pass over a table.
+struct Reading<'a> {
+    snapshot: &'a Snapshot,
+    table: usize,
+    form: TextForm,
+    columns: &'a [usize],
+    share: Share,
+}
+
+type Each<'e> = &'e mut dyn FnMut(Vec<Value>) -> ControlFlow<()>;
+
+impl Reading<'_> {
+    fn schema(&self) -> &TableSchema {
+        &self.snapshot.options.schemas[self.table]
+    }
+
+    fn lake(&self, each: Each<'_>) -> Result<ControlFlow<()>, LakeError> {
+        let mut read: Vec<usize> = self.columns.to_vec();
+        read.extend(self.schema().key_places());
+        read.sort_unstable();
+        read.dedup();
+        let mut flow = ControlFlow::Continue(());
+        for file in self.snapshot.base_files(self.table)?.data.values() {
+            scan_live(&self.snapshot.io, file, Some(&read), None, &mut |_, batch| {
+                flow = self.batch(&read, &batch, each)?;
+                Ok(flow)
+            })?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        Ok(flow)
+    }
+
+    fn batch(
+        &self,
+        read: &[usize],
+        batch: &RecordBatch,
+        each: Each<'_>,
+    ) -> Result<ControlFlow<()>, LakeError> {
+        let touched = &self.snapshot.fold.tables[self.table].keys;
+        let keys = batch_keys(self.schema(), batch, read)?;
+        for (row, key) in keys.into_iter().enumerate() {
+            if !self.share.holds(key) || touched.contains_key(&key) {
+                continue;
+            }
+            let values = self.columns.iter().map(|column| {
+                let kind = self.schema().columns[*column].kind;
+                let at = read.partition_point(|place| place < column);
+                let value = value_at(batch.column(at), kind, row);
+                let value =
+                    value.map_err(|source| LakeError::Column { table: self.schema().name.clone(), source });
+                Ok(self.shown(kind == tidemill_types::Kind::Text, value?))
+            });
+            if each(values.collect::<Result<_, LakeError>>()?).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// A value of a data file in the form that is asked for.
+    fn shown(&self, is_text: bool, value: Value) -> Value {
+        match value {
+            Value::Str(text) if is_text && self.form == TextForm::Handles => {
+                let snapshot = self.snapshot;
+                let digest = match snapshot.context().partner(self.table) {
+                    Some(_) => Digest::of(text.as_bytes()),
+                    None => snapshot.options.extract.identity(&text),
+                };
+                Value::Text(Text { digest, len: text.len() as u32, origin: None })
+            }
+            other => other,
+        }
+    }
+
+    fn tail(&self, each: Each<'_>) -> Result<(), LakeError> {
+        let snapshot = self.snapshot;
+        let context = snapshot.context();
+        let texts = match self.form {
+            TextForm::Handles => None,
+            TextForm::Resolved => Some(Texts::new(
+                &snapshot.io,
+                &context,
+                &snapshot.fold,
+                snapshot,
+                snapshot.options.extract.as_ref(),
+                None,
+                snapshot.options.memory_bytes_max / 2,
+            )?),
+        };
+        let keys = &snapshot.fold.tables[self.table].keys;
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for (number, segment, section) in snapshot.fold.sections(&self.schema().name) {
+            for (place, change) in context.changes(self.table, segment, section)?.into_iter().enumerate() {
+                let current = keys.get(&change.key).and_then(|folded| folded.current);
+                let here = current.is_some_and(|at| (at.segment, at.place) == (number, place as u32));
+                if !here || !self.share.holds(change.key) {
+                    continue;
+                }
+                let values: Vec<Value> = self.columns.iter().map(|c| change.values[*c].clone()).collect();
+                bytes += values.iter().map(text_bytes).sum::<u64>();
+                chunk.push((change.key, values));
+                let full = chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_TEXT_BYTES;
+                if full && self.emit(texts.as_ref(), std::mem::take(&mut chunk), each)?.is_break() {
+                    return Ok(());
+                }
+                bytes = if full { 0 } else { bytes };
+            }
+        }
+        self.emit(texts.as_ref(), chunk, each).map(|_| ())
+    }
+
+    fn emit(
+        &self,
+        texts: Option<&Texts<'_>>,
+        rows: Vec<(Digest, Vec<Value>)>,
+        each: Each<'_>,
+    ) -> Result<ControlFlow<()>, LakeError> {
+        let made = texts.map_or(Ok(Made::new()), |texts| texts.resolve(self.table, &rows))?;
+        for (_, values) in rows {
+            let row = match texts {
+                Some(_) => resolved(&values, &made).map(|cell| cell.to_value()).collect(),
+                None => values.into_iter().map(without_origin).collect(),
+            };
+            if each(row).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+fn text_bytes(value: &Value) -> u64 {
+    if let Value::Text(text) = value { text.len as u64 } else { 0 }
+}
+
+fn without_origin(value: Value) -> Value {
+    match value {
+        Value::Text(text) => Value::Text(Text { origin: None, ..text }),
+        other => other,
+    }
+}
+
+/// The root of an epoch, or the newest; clear errors where it is not there.
+async fn find_root(store: &SharedStore, epoch: Option<Epoch>) -> Result<Root, LakeError> {
+    let newest = log::newest_root(store.as_ref(), None).await?;
+    let newest = newest
+        .ok_or_else(|| LakeError::Refused(format!("the store {} holds no commit yet", store.location())))?;
+    match epoch {
+        None => Ok(newest),
+        Some(epoch) if epoch == newest.epoch => Ok(newest),
+        Some(epoch) if epoch > newest.epoch => {
+            Err(LakeError::Refused(format!("epoch {epoch} is not committed; the newest is {}", newest.epoch)))
+        }
+        Some(epoch) => match log::read_root(store.as_ref(), epoch).await {
+            Err(StoreError::NotFound { .. }) => {
+                let from = log::log_start(store.as_ref()).await?.unwrap_or(newest.epoch);
+                Err(LakeError::Refused(format!(
+                    "epoch {epoch} is no longer retained; epochs {from} to {} are",
+                    newest.epoch
+                )))
+            }
+            found => Ok(found?),
+        },
+    }
+}
+
+/// The roots after a root's publication, up to itself.
+pub(super) async fn tail(store: &SharedStore, root: &Root) -> Result<Vec<Root>, LakeError> {
+    let first = root.published.as_ref().map_or(0, |published| published.epoch + 1);
+    let mut roots = match first < root.epoch {
+        true => log::roots(store.as_ref(), first..=root.epoch - 1).await?,
+        false => Vec::new(),
+    };
+    if first <= root.epoch {
+        roots.push(root.clone());
+    }
+    Ok(roots)
+}

@@ -1,0 +1,134 @@
+//! Whether everything that a root names is in the store and fits together.
+
+use super::LakeError;
+use super::files::{DataFile, Stored, load, read_index};
+use super::fold::{EpochSegments, Fold, FoldContext};
+use super::index::KeyIndex;
+use super::io::Io;
+use super::segments::stored_segments;
+use super::snapshot::{SnapshotOptions, tail};
+use std::collections::HashMap;
+use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
+
+/// Checks the segments of a root and of those after its publication, and the publication itself: sizes
+/// and digests, metadata, data files and footers, deletions, row counts, and that every key stands once;
+/// then that the tail's changes fit the publication. The problems, each with the object that it is
+/// about; an error only if the store cannot be asked.
+pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
+    let io = Io { store: options.store.clone(), handle: options.handle.clone() };
+    let mut checking = Checking { sizes: sizes(&io)?, io, root, problems: Vec::new() };
+    let mut indexes = Vec::new();
+    for schema in options.schemas.iter() {
+        indexes.push(checking.table(schema));
+    }
+    checking.tail(options, &indexes)?;
+    Ok(checking.problems)
+}
+
+fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
+    let listed = io.handle.block_on(io.store.list("tables/"))?;
+    Ok(listed.into_iter().map(|object| (object.name, object.bytes)).collect())
+}
+
+struct Checking<'a> {
+    io: Io,
+    root: &'a Root,
+    sizes: HashMap<String, u64>,
+    problems: Vec<String>,
+}
+
+impl Checking<'_> {
+    fn found(&mut self, problem: impl Into<String>) {
+        self.problems.push(problem.into());
+    }
+
+    /// Checks a table's publication; its index, if it can be read.
+    fn table(&mut self, schema: &TableSchema) -> Option<KeyIndex> {
+        let Some(publication) = &self.root.published else { return Some(KeyIndex::default()) };
+        let Some(published) = publication.tables.get(&schema.name) else {
+            self.found(format!("publication {} does not name table {}", publication.epoch, schema.name));
+            return None;
+        };
+        match load(&self.io, &self.root.location, schema, published) {
+            Ok(stored) => self.files(schema, published, &stored),
+            Err(error) => {
+                self.found(error.to_string());
+                None
+            }
+        }
+    }
+
+    fn files(
+        &mut self,
+        schema: &TableSchema,
+        published: &PublishedTable,
+        stored: &Stored,
+    ) -> Option<KeyIndex> {
+        let data = stored.files.data.values().map(|file| &file.file);
+        for file in data.chain(stored.files.deletes.iter().map(|file| &file.file)) {
+            match self.sizes.get(&file.name).copied() {
+                None => self.found(format!("{} is missing", file.name)),
+                Some(bytes) if bytes != file.bytes => {
+                    self.found(format!("{} has {bytes} bytes, its manifest says {}", file.name, file.bytes));
+                }
+                Some(_) => {}
+            }
+        }
+        for file in stored.files.data.values() {
+            self.data_file(file);
+        }
+        if stored.files.rows() != published.rows {
+            let rows = stored.files.rows();
+            self.found(format!("table {} has {rows} rows, its root says {}", schema.name, published.rows));
+        }
+        match read_index(&self.io, schema, &stored.files) {
+            Ok(index) => Some(index),
+            Err(error) => {
+                self.found(error.to_string());
+                None
+            }
+        }
+    }
+
+    fn data_file(&mut self, file: &DataFile) {
+        match self.io.footer_rows(&file.file) {
+            Ok(rows) if rows != file.rows as u64 => {
+                self.found(format!("{} holds {rows} rows, its manifest says {}", file.file.name, file.rows));
+            }
+            Ok(_) => {}
+            Err(error) => self.found(error.to_string()),
+        }
+        if file.deleted.max().is_some_and(|last| last >= file.rows) {
+            self.found(format!("{} has fewer rows than are deleted from it", file.file.name));
+        }
+    }
+
+    fn tail(&mut self, options: &SnapshotOptions, indexes: &[Option<KeyIndex>]) -> Result<(), LakeError> {
+        let roots = match self.io.handle.block_on(tail(&self.io.store, self.root)) {
+            Ok(roots) => roots,
+            Err(error) => {
+                self.found(error.to_string());
+                return Ok(());
+            }
+        };
+        let (store, handle) = (options.store.clone(), options.handle.clone());
+        let segments = stored_segments(store, handle, options.memory_bytes_max as u64 / 2);
+        let before = self.problems.len();
+        for segment in roots.iter().flat_map(|root| &root.segments).chain(&self.root.segments) {
+            if let Err(error) = segments(segment) {
+                self.found(error.to_string());
+            }
+        }
+        if self.problems.len() > before {
+            return Ok(());
+        }
+        let holds = |table: usize, key: Digest| indexes[table].as_ref().map(|index| index.get(key).is_some());
+        let (schemas, streams) = (&options.schemas, &options.streams);
+        let context = FoldContext { schemas, streams, segments: &segments, holds: &holds };
+        let epochs = roots.iter().map(|r| EpochSegments { epoch: r.epoch, segments: &r.segments });
+        if let Err(error) = Fold::of(&context, epochs) {
+            self.found(error.to_string());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,8 @@
+//! Connectors: how bytes enter and leave Tidemill.
+//!
+//! [`files`] reads folders of JSON lines, [`store`] keeps segments and roots, [`lake`] publishes the log
+//! as Iceberg tables and reads them back. Each implements a trait of `tidemill-core`.
+
+pub mod files;
+pub mod lake;
+pub mod store;

@@ -1,0 +1,501 @@
+//! A store on this machine's disk, durable across power cuts.
+//!
+//! A write goes to a temporary file beside its name, is synced, gets its name by `rename` (put) or
+//! `link` (create: the kernel refuses a name that is taken), and then the folder is synced. So an
+//! object is seen whole or not at all, and what has returned `Ok` survives. Folders that a write has to
+//! make are synced into their parents before the object's name can count.
+//!
+//! ```text
+//!  .tmp-<pid>-<n> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
+//!        └ left behind by a killed writer: never listed, removed by the next writer
+//! ```
+//!
+//! A writer holds a lock on its temporary file, which dies with the process; so the sweep of leftovers
+//! takes only what nobody writes any more. Writers of one folder that come together share one sync.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    path::{Component, Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tidemill_core::store::{Created, ObjectInfo, Store, StoreError};
+
+/// How the names of temporary files begin.
+pub(super) const TEMPORARY: &str = ".tmp-";
+
+/// How often a write starts again when its temporary file was swept away under it.
+const ATTEMPTS: usize = 8;
+
+/// Makes the names of temporary files unique in this process.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+/// A folder of this machine as a store.
+#[derive(Clone, Debug)]
+pub struct LocalStore(Arc<Disk>);
+
+#[derive(Debug)]
+struct Disk {
+    root: PathBuf,
+    location: String,
+    /// Folders that are there, synced into their parents, and swept.
+    ready: Mutex<HashSet<PathBuf>>,
+    syncs: Mutex<HashMap<PathBuf, Arc<FolderSync>>>,
+}
+
+impl LocalStore {
+    /// The store in a folder, which need not exist yet.
+    ///
+    /// # Errors
+    ///
+    /// When the path is not UTF-8, cannot be made absolute, or holds a character at which the readers
+    /// of Iceberg tables cut an address.
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let root = absolute(folder).map_err(|error| {
+            StoreError::Failed(format!("cannot open the store at {}: {error}", folder.display()))
+        })?;
+        let Some(text) = root.to_str() else {
+            return Err(StoreError::Failed(format!("the store's path {} is not UTF-8", root.display())));
+        };
+        if text.contains(|c: char| matches!(c, '?' | '#') || c.is_control()) {
+            return Err(StoreError::Failed(format!(
+                "a store cannot stand at {text:?}: readers of Iceberg tables cut an address at `?` and `#`; \
+                 choose another folder"
+            )));
+        }
+        let location = format!("file://{}", text.trim_end_matches('/'));
+        Ok(Self(Arc::new(Disk { root, location, ready: Mutex::default(), syncs: Mutex::default() })))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Disk) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let disk = Arc::clone(&self.0);
+        let done = tokio::task::spawn_blocking(move || work(&disk)).await;
+        done.unwrap_or_else(|error| {
+            Err(StoreError::Failed(format!("an operation on {}: {error}", self.0.location)))
+        })
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    fn location(&self) -> &str {
+        &self.0.location
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    async fn put(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        super::check_name(name)?;
+        let name = name.to_string();
+        self.blocking(move |disk| disk.write(&name, &body, false).map(drop)).await
+    }
+
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
+        super::check_name(name)?;
+        let name = name.to_string();
+        self.blocking(move |disk| disk.write(&name, &body, true)).await
+    }
+
+    async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        super::check_name(name)?;
+        let name = name.to_string();
+        self.blocking(move |disk| {
+            fs::read(disk.root.join(&name))
+                .map(Bytes::from)
+                .map_err(|error| disk.failed("read", &name, &error))
+        })
+        .await
+    }
+
+    async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        super::check_name(name)?;
+        let name = name.to_string();
+        self.blocking(move |disk| {
+            read_range(&disk.root.join(&name), range).map_err(|error| disk.failed("read", &name, &error))
+        })
+        .await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let folder = super::check_folder(folder)?.to_string();
+        self.blocking(move |disk| {
+            let mut found = Vec::new();
+            disk.walk(&folder, &mut found).map_err(|error| disk.failed("list", &folder, &error))?;
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        super::check_name(name)?;
+        let name = name.to_string();
+        self.blocking(move |disk| match fs::remove_file(disk.root.join(&name)) {
+            Err(error) if !is_absent(&error) => Err(disk.failed("delete", &name, &error)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+impl Disk {
+    fn write(&self, name: &str, body: &[u8], only_new: bool) -> Result<Created, StoreError> {
+        let failed = |error: io::Error| self.failed("write", name, &error);
+        let path = self.root.join(name);
+        let folder = path.parent().unwrap_or(&self.root);
+        for _ in 0..ATTEMPTS {
+            self.prepare(folder).map_err(failed)?;
+            let created = match write_once(folder, &path, body, only_new) {
+                Ok(created) => created,
+                // The folder, or the temporary file before it was locked, was taken away under us.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    lock(&self.ready).remove(folder);
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
+            // Also when the name was taken: who finds an object may rely on it from now on.
+            let sync = Arc::clone(lock(&self.syncs).entry(folder.to_path_buf()).or_default());
+            sync.run(|| sync_folder(folder)).map_err(failed)?;
+            return Ok(created);
+        }
+        Err(failed(io::Error::other("the folder is being removed by someone else again and again")))
+    }
+
+    /// Makes a folder, syncs it into its parents, and sweeps it; once for each folder.
+    fn prepare(&self, folder: &Path) -> io::Result<()> {
+        if lock(&self.ready).contains(folder) {
+            return Ok(());
+        }
+        let mut parents = Vec::new();
+        for parent in folder.ancestors().skip(1) {
+            parents.push(parent);
+            // Above the store only what this call has to make needs a sync.
+            if parent.is_dir() && !parent.starts_with(&self.root) {
+                break;
+            }
+        }
+        let store_was_there = self.root.is_dir();
+        fs::create_dir_all(folder)?;
+        for parent in parents {
+            let synced = sync_folder(parent);
+            // What holds a store that was there may be closed to us; it is synced for the case that a
+            // killed process had just made the store.
+            if parent.starts_with(&self.root) || !store_was_there {
+                synced?;
+            }
+        }
+        sweep(folder);
+        lock(&self.ready).insert(folder.to_path_buf());
+        Ok(())
+    }
+
+    fn walk(&self, folder: &str, found: &mut Vec<ObjectInfo>) -> io::Result<()> {
+        let entries = match fs::read_dir(self.root.join(folder)) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Ok(part) = entry.file_name().into_string() else { continue };
+            if part.starts_with(TEMPORARY) {
+                continue;
+            }
+            let name = if folder.is_empty() { part } else { format!("{folder}/{part}") };
+            match fs::metadata(entry.path()) {
+                Ok(what) if what.is_dir() => self.walk(&name, found)?,
+                Ok(what) if what.is_file() => found.push(ObjectInfo { name, bytes: what.len() }),
+                Err(error) if !is_absent(&error) => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, operation: &str, name: &str, error: &io::Error) -> StoreError {
+        if is_absent(error) && operation == "read" {
+            return StoreError::NotFound { name: name.to_string(), location: self.location.clone() };
+        }
+        let path = self.root.join(name);
+        StoreError::Failed(format!("cannot {operation} {}: {error}{}", path.display(), advice(error)))
+    }
+}
+
+/// What a person can do about an error.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "; free space on that disk or raise its quota, then start again: nothing that was committed is lost"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "; the store must be readable, and for `run` also writable, for this user"
+        }
+        ErrorKind::Unsupported | ErrorKind::CrossesDevices => {
+            "; a store needs a file system with hard links, on one device"
+        }
+        ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+            "; something else stands in the store's folder under that name"
+        }
+        _ => "",
+    }
+}
+
+/// Not there, whether the name is free or a folder on the way to it is missing.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_once(folder: &Path, path: &Path, body: &[u8], only_new: bool) -> io::Result<Created> {
+    let (temporary, mut file) = temporary(folder)?;
+    let done = (|| {
+        file.write_all(body)?;
+        file.sync_all()?;
+        if !only_new {
+            fs::rename(&temporary, path)?;
+            return Ok(Created::New);
+        }
+        match fs::hard_link(&temporary, path) {
+            Ok(()) => Ok(Created::New),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
+            Err(error) => Err(error),
+        }
+    })();
+    if only_new || done.is_err() {
+        // A leftover does no harm: it is never listed and is swept later.
+        let _ = fs::remove_file(&temporary);
+    }
+    done
+}
+
+/// A new temporary file in a folder, locked for as long as it is open.
+fn temporary(folder: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(file) => {
+                // Without locks on this file system, sweeps find none either and remove nothing.
+                let _ = file.try_lock();
+                return Ok((path, file));
+            }
+            // Left behind by an earlier process of the same number.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Removes the temporary files that no living writer holds.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            continue;
+        }
+        if let Ok(file) = OpenOptions::new().write(true).open(entry.path())
+            && file.try_lock().is_ok()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()
+}
+
+fn read_range(path: &Path, range: Range<u64>) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    if range.start > range.end || range.end > size {
+        let what = format!("bytes {} to {} were asked for, it has {size}", range.start, range.end);
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    let length = usize::try_from(range.end - range.start)
+        .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "the range does not fit in memory"))?;
+    let mut bytes = vec![0; length];
+    file.seek(SeekFrom::Start(range.start))?;
+    file.read_exact(&mut bytes)?;
+    Ok(bytes.into())
+}
+
+/// The absolute form of a path of which only the beginning need exist, with links resolved in that.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    for there in path.ancestors() {
+        let mut whole = match there.canonicalize() {
+            Ok(whole) => whole,
+            Err(error) if is_absent(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        for component in path.strip_prefix(there).unwrap_or(Path::new("")).components() {
+            match component {
+                Component::ParentDir => drop(whole.pop()),
+                Component::Normal(part) => whole.push(part),
+                _ => {}
+            }
+        }
+        return Ok(whole);
+    }
+    Ok(path)
+}
+
+/// Lets those who want the same folder synced share one sync. A caller is served by a sync that
+/// *began* after it asked; one that was already running may have missed its name.
+#[derive(Debug, Default)]
+struct FolderSync {
+    state: Mutex<SyncState>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct SyncState {
+    began: u64,
+    ended: u64,
+    running: bool,
+    /// The last sync that failed. The kernel may report a failure only once, so all who shared it,
+    /// or asked before it, must see it.
+    failed: Option<(u64, ErrorKind, String)>,
+}
+
+impl FolderSync {
+    fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let mut state = lock(&self.state);
+        let wanted = state.began + 1;
+        while state.running && state.ended < wanted {
+            state = self.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.ended < wanted {
+            state.began += 1;
+            state.running = true;
+            let number = state.began;
+            drop(state);
+            let done = sync();
+            state = lock(&self.state);
+            state.running = false;
+            state.ended = number;
+            if let Err(error) = done {
+                state.failed = Some((number, error.kind(), error.to_string()));
+            }
+            self.ended.notify_all();
+        }
+        match &state.failed {
+            Some((number, kind, what)) if *number >= wanted => Err(io::Error::new(*kind, what.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance;
+
+    fn store(folder: &Path) -> LocalStore {
+        LocalStore::open(folder).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_folder_conforms() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a b/ü %20/store");
+        let store = store(&path);
+        assert_eq!(store.location(), format!("file://{}", path.display()));
+        assert!(!path.exists(), "opening writes nothing");
+        conformance::check(Arc::new(store)).await.unwrap();
+        assert!(path.is_dir());
+    }
+
+    #[test]
+    fn a_location_is_absolute_and_has_no_links_dots_or_trailing_slash() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink(&real, real.join("link")).unwrap();
+        let expected = format!("file://{}/store", real.display());
+        for path in ["link/store", "link/./store/", "link/none/../store"] {
+            assert_eq!(store(&real.join(path)).location(), expected);
+        }
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        assert_eq!(
+            store(Path::new("some/where")).location(),
+            format!("file://{}/some/where", here.display())
+        );
+        let error = LocalStore::open(&real.join("a#b")).unwrap_err().to_string();
+        assert!(error.contains("choose another folder"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn leftovers_are_never_listed_and_only_dead_ones_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let dead = folder.path().join(".tmp-1-0");
+        fs::write(&dead, "half").unwrap();
+        let (living, _open) = temporary(folder.path()).unwrap();
+        let store = store(folder.path());
+        assert_eq!(store.list("").await.unwrap(), []);
+        store.put("a", Bytes::from_static(b"1")).await.unwrap();
+        assert_eq!(store.list("").await.unwrap(), [ObjectInfo { name: "a".into(), bytes: 1 }]);
+        assert!(!dead.exists() && living.exists());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_removed_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("store"));
+        store.put("a/b", Bytes::from_static(b"1")).await.unwrap();
+        fs::remove_dir_all(folder.path().join("store")).unwrap();
+        assert_eq!(store.create("a/b", Bytes::from_static(b"2")).await.unwrap(), Created::New);
+        assert_eq!(store.get("a/b").await.unwrap(), "2");
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("file"), "").unwrap();
+        let store = store(&folder.path().join("file"));
+        let error = store.put("a", Bytes::new()).await.unwrap_err().to_string();
+        assert!(error.contains("cannot write") && error.contains("/file/a"), "{error}");
+    }
+
+    #[test]
+    fn a_sync_that_had_begun_does_not_serve_a_later_caller() {
+        let sync = Arc::new(FolderSync::default());
+        let runs = Arc::new(AtomicU64::new(0));
+        let inside = Arc::new(std::sync::Barrier::new(2));
+        let first = std::thread::spawn({
+            let (sync, runs, inside) = (sync.clone(), runs.clone(), inside.clone());
+            move || {
+                sync.run(|| {
+                    inside.wait();
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                    runs.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                })
+            }
+        });
+        inside.wait();
+        sync.run(|| {
+            assert_eq!(runs.fetch_add(1, Ordering::SeqCst), 1, "the second begins after the first");
+            Ok(())
+        })
+        .unwrap();
+        first.join().unwrap().unwrap();
+        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        assert!(sync.run(|| Err(io::Error::other("disk"))).is_err());
+        sync.run(|| Ok(())).unwrap();
+    }
+}

@@ -1,0 +1,203 @@
+//! Worker 0's part: closing epochs, handing sealed ones to the committer, and ending a run in order.
+//!
+//! ```text
+//!  Running ──stop, drained or failed──> Closing ──all committed──> Publishing ──named──> leave
+//! ```
+//!
+//! A drained run ends when every worker has fed everything before the ends, nothing is pending, and all
+//! of it is committed: the worker's last status says below which epoch its pending requests are final,
+//! so a request that the last epoch made is not overlooked. An orderly stop does not wait for what is
+//! pending; it seals and commits what was read.
+
+use crate::commit::SealedEpoch;
+use crate::control::{Command, Control, Status};
+use crate::epoch::{EpochDriver, EpochSettings};
+use crate::seal::SharedCollected;
+use crossbeam_channel::{Receiver, Sender};
+use tidemill_types::Epoch;
+
+/// What the edge tells worker 0.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ToConductor {
+    /// An epoch is committed.
+    Committed(Epoch),
+    /// A publication is complete and waits to be named, or something else wants a commit.
+    Force,
+    /// The publisher is too far behind (or has caught up): sources pause (or go on).
+    Pause(bool),
+    /// Seal, commit, publish, leave.
+    Stop,
+    /// Leave at once: the store is another's, or cannot be written.
+    Abort,
+    /// The last publication is named, or there was nothing to publish.
+    Finished,
+}
+
+/// What worker 0 tells the edge.
+#[derive(Clone, Debug)]
+pub enum FromConductor {
+    /// An epoch was closed; microseconds of the run's stopwatch.
+    Closed {
+        /// The epoch.
+        epoch: Epoch,
+        /// When it was opened: no record of it was taken in before.
+        opened_at: u64,
+        /// When it was closed.
+        closed_at: u64,
+    },
+    /// A closed epoch is durable in its segments.
+    Sealed(SealedEpoch),
+    /// Everything is committed: publish the last epoch, then say `Finished`.
+    Finish,
+    /// A source stopped: what was read is to be sealed, committed and published.
+    SourceFailed(String),
+    /// The run cannot go on.
+    Failed(String),
+    /// Requests that wait for an answer, and how many of them the model has.
+    Pending(u64, u64),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Running,
+    Closing,
+    Publishing,
+    Left,
+}
+
+pub(crate) struct Conductor {
+    driver: EpochDriver,
+    statuses: Vec<Status>,
+    collected: SharedCollected,
+    events: Receiver<ToConductor>,
+    edge: Sender<FromConductor>,
+    phase: Phase,
+    drain: bool,
+    pending: (u64, u64),
+}
+
+pub(crate) struct ConductorOptions {
+    pub(crate) epochs: EpochSettings,
+    pub(crate) first: Epoch,
+    pub(crate) force_first: bool,
+    pub(crate) drain: bool,
+    pub(crate) workers: usize,
+}
+
+impl Conductor {
+    pub(crate) fn new(
+        options: ConductorOptions,
+        collected: SharedCollected,
+        events: Receiver<ToConductor>,
+        edge: Sender<FromConductor>,
+        now: u64,
+    ) -> Self {
+        let mut driver = EpochDriver::new(options.epochs, options.first, now);
+        if options.force_first {
+            driver.force();
+        }
+        Self {
+            driver,
+            statuses: vec![Status::default(); options.workers],
+            collected,
+            events,
+            edge,
+            phase: Phase::Running,
+            drain: options.drain,
+            pending: (0, 0),
+        }
+    }
+
+    /// One round. Says whether anything happened.
+    pub(crate) fn step(&mut self, control: &mut Control, now: u64) -> bool {
+        let mut busy = false;
+        while let Some(status) = control.next_status() {
+            busy = true;
+            self.take_status(status);
+        }
+        while let Ok(event) = self.events.try_recv() {
+            busy = true;
+            self.take_event(event, control);
+        }
+        while let Some(sealed) = self.pop_sealed() {
+            busy = true;
+            match sealed {
+                Ok(epoch) => self.tell_edge(FromConductor::Sealed(epoch)),
+                Err(error) => self.tell_edge(FromConductor::Failed(error)),
+            }
+        }
+        if self.phase != Phase::Left {
+            self.advance_phase();
+            let opened_at = self.driver.opened_at();
+            if let Some(closed) = self.driver.close(now) {
+                busy = true;
+                self.tell_edge(FromConductor::Closed { epoch: closed, opened_at, closed_at: now });
+                control.tell_all(Command::Close(closed));
+            }
+        }
+        busy
+    }
+
+    fn pop_sealed(&mut self) -> Option<Result<SealedEpoch, String>> {
+        self.collected.borrow_mut().pop()
+    }
+
+    fn tell_edge(&self, message: FromConductor) {
+        // The edge is gone only when the run is being torn down.
+        let _ = self.edge.send(message);
+    }
+
+    fn take_status(&mut self, status: Status) {
+        self.driver.took(status.changes, status.bytes);
+        if let Some(error) = &status.failed {
+            self.tell_edge(FromConductor::SourceFailed(error.clone()));
+        }
+        let worker = status.worker;
+        self.statuses[worker] = status;
+        let pending = self.statuses.iter().map(|s| s.pending).sum();
+        let in_flight = self.statuses.iter().map(|s| s.in_flight).sum();
+        if self.pending != (pending, in_flight) {
+            self.pending = (pending, in_flight);
+            self.tell_edge(FromConductor::Pending(pending, in_flight));
+        }
+    }
+
+    fn take_event(&mut self, event: ToConductor, control: &mut Control) {
+        match event {
+            ToConductor::Committed(epoch) => self.driver.committed(epoch),
+            ToConductor::Force => self.driver.force(),
+            ToConductor::Pause(paused) => control.tell_all(Command::Pause(paused)),
+            ToConductor::Stop if self.phase == Phase::Running => {
+                control.tell_all(Command::Pause(true));
+                self.phase = Phase::Closing;
+            }
+            ToConductor::Stop => {}
+            ToConductor::Abort | ToConductor::Finished => {
+                control.tell_all(Command::Leave);
+                self.phase = Phase::Left;
+            }
+        }
+    }
+
+    fn advance_phase(&mut self) {
+        if self.phase == Phase::Running && self.drain && self.is_drained() {
+            self.phase = Phase::Closing;
+        }
+        if self.phase == Phase::Closing {
+            match self.driver.is_idle() {
+                true => {
+                    self.phase = Phase::Publishing;
+                    self.tell_edge(FromConductor::Finish);
+                }
+                false if self.driver.has_changes() => self.driver.force(),
+                false => {}
+            }
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let open = self.driver.open();
+        let settled = |s: &Status| s.drained && s.pending == 0 && s.in_flight == 0 && s.settled >= open;
+        self.driver.is_idle() && self.statuses.iter().all(settled)
+    }
+}

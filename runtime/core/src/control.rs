@@ -1,0 +1,104 @@
+//! What workers say to worker 0 and what worker 0 says to all, as a small dataflow of its own.
+//!
+//! Statuses are exchanged to worker 0, commands are broadcast from it. The dataflow's time never
+//! advances: messages flow as soon as they are sent. In one process or many it is the same.
+
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use tidemill_types::Epoch;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::vec::Broadcast;
+use timely::dataflow::operators::{Exchange, Input};
+use timely::dataflow::{InputHandle, Stream};
+use timely::worker::Worker;
+
+/// What a worker tells worker 0 when it changed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The worker.
+    pub(crate) worker: usize,
+    /// Records and results fed since the last status.
+    pub(crate) changes: u64,
+    /// Bytes of values fed since the last status.
+    pub(crate) bytes: u64,
+    /// Its share of the sources has nothing more before the ends.
+    pub(crate) drained: bool,
+    /// Requests that wait for an answer here, in flight or not.
+    pub(crate) pending: u64,
+    /// Requests that were handed to the model.
+    pub(crate) in_flight: u64,
+    /// Below this epoch the pending requests are final.
+    pub(crate) settled: Epoch,
+    /// Why this worker's source stopped.
+    pub(crate) failed: Option<String>,
+}
+
+/// What worker 0 tells all workers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) enum Command {
+    /// Report the positions of this epoch and go on in the next.
+    Close(Epoch),
+    /// Take no more records (or go on taking them).
+    Pause(bool),
+    /// Everything is committed: leave.
+    Leave,
+}
+
+type Handle<D> = InputHandle<u64, timely::container::CapacityContainerBuilder<Vec<D>>>;
+
+/// One worker's end of the control dataflow.
+pub(crate) struct Control {
+    status: Handle<Status>,
+    command: Handle<Command>,
+    statuses: Rc<RefCell<VecDeque<Status>>>,
+    commands: Rc<RefCell<VecDeque<Command>>>,
+}
+
+fn gather<D: 'static>(stream: Stream<'_, u64, Vec<D>>) -> Rc<RefCell<VecDeque<D>>> {
+    type Tokens = timely::container::CapacityContainerBuilder<Vec<()>>;
+    let queue = Rc::new(RefCell::new(VecDeque::new()));
+    let into = queue.clone();
+    let _ = stream.unary::<Tokens, _, _, _>(Pipeline, "gather", move |_, _| {
+        move |input, _| {
+            input.for_each_time(|_, batches| {
+                into.borrow_mut().extend(batches.flat_map(|batch| batch.drain(..)));
+            });
+        }
+    });
+    queue
+}
+
+impl Control {
+    pub(crate) fn build(worker: &mut Worker) -> Self {
+        worker.dataflow::<u64, _, _>(|scope| {
+            let (status, up) = scope.new_input::<Vec<Status>>();
+            let (command, down) = scope.new_input::<Vec<Command>>();
+            let statuses = gather(up.exchange(|_| 0));
+            let commands = gather(down.broadcast());
+            Self { status, command, statuses, commands }
+        })
+    }
+
+    pub(crate) fn tell_first(&mut self, status: Status) {
+        self.status.send(status);
+        self.status.flush();
+    }
+
+    pub(crate) fn tell_all(&mut self, command: Command) {
+        self.command.send(command);
+        self.command.flush();
+    }
+
+    /// The next status that reached this worker (worker 0 only).
+    pub(crate) fn next_status(&self) -> Option<Status> {
+        self.statuses.borrow_mut().pop_front()
+    }
+
+    /// The next command of worker 0.
+    pub(crate) fn next_command(&self) -> Option<Command> {
+        self.commands.borrow_mut().pop_front()
+    }
+}

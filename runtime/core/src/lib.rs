@@ -1,0 +1,31 @@
+//! The runtime's core: epochs, segments, commits, and the traits that the siblings implement.
+//!
+//! ```text
+//!  Source ──> decode ──> timely workers (the program's flow) ──> seal ──> segments ──> root = the commit
+//!  [`source`]            worker, [`program`]                     seal      [`segment`]   commit
+//! ```
+//!
+//! What crosses the wall to `operators`, `connectors` and `gpu` are the traits of [`source`],
+//! [`store`], [`model`], [`view`] and [`program`]; siblings never see each other. No I/O happens on a
+//! timely worker thread, and the decisions (when an epoch closes, what a writer may put) are sans-IO
+//! state machines.
+
+pub mod batch;
+pub mod bodies;
+pub mod builder;
+pub mod columns;
+pub mod commit;
+pub mod conductor;
+mod control;
+pub mod epoch;
+pub mod infer;
+pub mod model;
+pub mod program;
+pub mod reader;
+pub mod seal;
+pub mod segment;
+pub mod source;
+pub mod store;
+pub mod view;
+pub mod words;
+pub mod worker;

@@ -1,0 +1,66 @@
+//! Views of the log: the lake and whatever else is made from committed epochs.
+//!
+//! A view tails the log, holds up neither the commit nor its neighbours, and has a position of its own.
+//! [`Stored`] is the other direction: what a starting worker reads back.
+
+use crate::store::StoreError;
+use tidemill_types::{Digest, Epoch, Published, Root, Value};
+
+/// A view that can stand in a root: all tables as of one epoch.
+pub trait View: Send {
+    /// Takes in a committed root; its segments are in the store.
+    fn committed(&mut self, root: &Root);
+    /// Brings every table to the newest epoch taken in and makes it durable. `None`: nothing changed
+    /// since the last publication.
+    fn publish(&mut self) -> Result<Option<Published>, PublishError>;
+    /// A root has named this publication.
+    fn named(&mut self, epoch: Epoch);
+}
+
+/// A publication failed; what was published before stands.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The store failed: it may be tried again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something is wrong that trying again does not mend.
+    #[error(transparent)]
+    Broken(#[from] ViewError),
+}
+
+/// A view stopped; the message says what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ViewError(pub String);
+
+impl From<StoreError> for ViewError {
+    fn from(error: StoreError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A share of the keys: those with `digest.low64() % of == number`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Share {
+    /// From 0.
+    pub number: usize,
+    /// How many shares there are.
+    pub of: usize,
+}
+
+impl Share {
+    /// All keys.
+    pub const ALL: Share = Share { number: 0, of: 1 };
+
+    /// Whether a key belongs to it.
+    pub fn holds(&self, key: Digest) -> bool {
+        key.low64() % self.of as u64 == self.number as u64
+    }
+}
+
+/// The tables of one committed epoch, as a starting worker or a reader sees them.
+pub trait Stored: Send + Sync {
+    /// The rows of a table whose keys lie in a share. Texts come as handles: a body's length and
+    /// digest, an extracted text's identity (`origin` is not restored).
+    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError>;
+}

@@ -1,0 +1,156 @@
+//! The command line, whole: a program hands its [`App`] to [`main`] and has every command.
+//!
+//! ```text
+//!  arguments ──args──> settings (config) ──> run, demo            ── the engine
+//!                                       └──> check, config        ── no store
+//!  --store URL ──reader──> tables of one epoch ──> tables, show, path, log, diff, verify, export
+//! ```
+//!
+//! Commands return [`Error`]; this module alone turns it into a message and an exit code: 0, 1 for a
+//! failure, 2 for a wrong command line. A panic is a bug and is told in one line. Output goes through
+//! [`output::Out`], so that a reader such as `head` may leave at any time.
+
+mod app;
+mod args;
+mod check;
+mod demo;
+mod diff;
+mod engine;
+mod export;
+mod lines;
+mod log;
+mod output;
+mod panic;
+mod progress;
+mod reader;
+mod run;
+mod show;
+mod tables;
+mod verify;
+
+pub use app::{App, Demo, DemoOptions, Exporter, Hooks, Line, MakeProgram, Tables, Tally, key_of};
+pub use engine::{ProgressSink, RunSettings, RunSummary, Until};
+pub use output::{Format, Out, human_bytes, json_row, json_value, rfc3339};
+pub use panic::last_panic;
+pub use progress::{Display, Progress};
+pub use reader::{StoreReader, StoreTables, TableSize};
+
+use crate::Error;
+use clap::ArgMatches;
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Runs the command that the process was started with.
+pub fn main(app: App) -> ExitCode {
+    panic::install();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let environment = std::env::vars_os();
+    let environment =
+        environment.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment: Vec<(String, String)> = environment.collect();
+    let ended =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| execute(&app, arguments, environment)));
+    let ended = ended.unwrap_or_else(|_| {
+        let what = last_panic().unwrap_or_default();
+        let what = format!("internal error: {what}; this is a bug: report it with the command that you ran");
+        Err(Error::Failed(what))
+    });
+    exit_code(ended)
+}
+
+fn exit_code(ended: Result<(), Error>) -> ExitCode {
+    let (code, message) = match ended {
+        Ok(()) | Err(Error::OutputClosed) => (0, None),
+        Err(Error::Amiss) => (1, None),
+        Err(Error::Failed(message)) => (1, Some(message)),
+        Err(Error::Usage(message)) => (2, Some(message)),
+    };
+    if let Some(message) = message {
+        // Nobody is left to tell when standard error is closed too.
+        let _ = writeln!(std::io::stderr(), "error: {}", message.trim_start_matches("error: "));
+    }
+    ExitCode::from(code)
+}
+
+fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(String, String)>) -> Result<(), Error> {
+    let matches = match args::command(app, &arguments).try_get_matches_from(&arguments) {
+        Ok(matches) => matches,
+        Err(error) => return clap_ended(&error),
+    };
+    let (name, matches) =
+        matches.subcommand().ok_or_else(|| Error::Usage("no command given; see --help".into()))?;
+    let call = Call { app, matches, environment };
+    let mut out = Out::stdout();
+    let ended = match name {
+        "run" => run::run(&call, &mut out),
+        "demo" => demo::demo(&call, &mut out),
+        "config" => run::config(&call, &mut out),
+        "check" => check::check(&call, &mut out),
+        "tables" => tables::tables(&call, &mut out),
+        "path" => tables::path(&call, &mut out),
+        "show" => show::show(&call, &mut out),
+        "log" => log::log(&call, &mut out),
+        "diff" => diff::diff(&call, &mut out),
+        "verify" => verify::verify(&call, &mut out),
+        "export" => export::export(&call, &mut out),
+        other => Err(Error::Usage(format!("unknown command {other}; see --help"))),
+    };
+    ended.and_then(|()| out.flush())
+}
+
+/// Help and versions are no failure; a wrong command line exits with 2 and clap's own words.
+fn clap_ended(error: &clap::Error) -> Result<(), Error> {
+    if error.exit_code() == 0 {
+        let mut out = Out::stdout();
+        out.line(error.render().to_string().trim_end())?;
+        return out.flush();
+    }
+    Err(Error::Usage(error.render().to_string().trim_end().to_string()))
+}
+
+/// One call of a command.
+pub struct Call<'a> {
+    app: &'a App,
+    matches: &'a ArgMatches,
+    environment: Vec<(String, String)>,
+}
+
+impl Call<'_> {
+    fn format(&self) -> Format {
+        match self.matches.get_one::<String>("format").map(String::as_str) {
+            Some("json") => Format::Json,
+            _ => Format::Table,
+        }
+    }
+
+    fn text(&self, id: &str) -> &str {
+        self.matches.get_one::<String>(id).map_or("", String::as_str)
+    }
+
+    fn number(&self, id: &str) -> Option<u64> {
+        self.matches.get_one::<u64>(id).copied()
+    }
+
+    fn resolved(&self) -> Result<crate::config::Resolved, Error> {
+        let sources = crate::config::Sources {
+            file: self.matches.get_one::<std::path::PathBuf>("config").cloned(),
+            environment: self.environment.clone(),
+            flags: args::given_flags(self.matches),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        Ok(crate::config::resolve(&self.app.settings, &sources)?)
+    }
+
+    /// The store that the command reads, at the epoch that it names.
+    fn reader(&self) -> Result<StoreReader, Error> {
+        let settings = self.resolved()?.settings;
+        let missing = || Error::Usage("no store: give its address with --store URL".into());
+        StoreReader::open(self.app, &settings.store.url.ok_or_else(missing)?)
+    }
+
+    /// The tables at `--at`, or at the newest commit.
+    fn tables(&self, reader: &StoreReader) -> Result<reader::StoreTables, Error> {
+        reader.tables(self.number("at"))
+    }
+}

@@ -1,0 +1,257 @@
+//! A store as commands read it: its roots, and the tables of any retained epoch.
+
+use super::{App, Tables};
+use crate::Error;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use tidemill_connectors::lake::{self, LakeError, Snapshot, SnapshotOptions, TextForm};
+use tidemill_connectors::store;
+use tidemill_core::program::{Extract, Program};
+use tidemill_core::segment::{Change, decode_changes};
+use tidemill_core::store::SharedStore;
+use tidemill_core::view::Share;
+use tidemill_types::{Digest, Epoch, Root, TableSchema, Value, root_name, row_digest};
+
+impl From<LakeError> for Error {
+    fn from(error: LakeError) -> Self {
+        Self::failed(error)
+    }
+}
+
+/// An open store that is only read.
+pub struct StoreReader {
+    /// The store.
+    pub store: SharedStore,
+    /// Where its I/O runs; this thread blocks on it.
+    pub runtime: tokio::runtime::Runtime,
+    /// The newest root when it was opened.
+    pub newest: Root,
+    make: super::MakeProgram,
+}
+
+impl StoreReader {
+    /// Opens a store that is there, with at least one commit.
+    pub fn open(app: &App, address: &str) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|e| Error::failed(format!("cannot start threads for I/O: {e}")))?;
+        let (store, newest) = runtime.block_on(async {
+            let store = store::open_existing(address).await?;
+            let hint = store::log::read_hint(store.as_ref()).await?;
+            let newest = store::log::newest_root(store.as_ref(), hint).await?;
+            let none = || Error::failed(format!("the store {} holds no commit yet", store.location()));
+            let newest = newest.ok_or_else(none)?;
+            Ok::<_, Error>((store, newest))
+        })?;
+        Ok(Self { store, runtime, newest, make: app.program.clone() })
+    }
+
+    /// The oldest epoch that can still be read.
+    pub fn oldest(&self) -> Result<Epoch, Error> {
+        let start = self.runtime.block_on(store::log::log_start(self.store.as_ref()))?;
+        Ok(start.unwrap_or(self.newest.epoch))
+    }
+
+    /// The root of an epoch; of the newest without one.
+    pub fn root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
+        let newest = self.newest.epoch;
+        let Some(epoch) = epoch.filter(|epoch| *epoch != newest) else { return Ok(self.newest.clone()) };
+        if epoch > newest {
+            return Err(Error::failed(format!("epoch {epoch} is not committed; the newest is {newest}")));
+        }
+        let oldest = self.oldest()?;
+        if epoch < oldest {
+            let kept = format!("commits {oldest} to {newest} are (see the setting store.retention)");
+            return Err(Error::failed(format!("epoch {epoch} is no longer retained; {kept}")));
+        }
+        Ok(self.runtime.block_on(store::log::read_root(self.store.as_ref(), epoch))?)
+    }
+
+    /// A root as it stands in the store, on one line.
+    pub fn root_text(&self, epoch: Epoch) -> Result<String, Error> {
+        let bytes = self.runtime.block_on(self.store.get(&root_name(epoch)))?;
+        let text = String::from_utf8(bytes.to_vec())
+            .map_err(|_| Error::failed(format!("{} is not text", root_name(epoch))))?;
+        if !text.trim_end().contains('\n') {
+            return Ok(text.trim_end().to_string());
+        }
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(Error::failed)?;
+        Ok(value.to_string())
+    }
+
+    /// The program with the settings that a root holds.
+    pub fn program(&self, root: &Root) -> Result<Arc<dyn Program>, Error> {
+        let other = || {
+            let (store, wrote) = (self.store.location(), &root.program.name);
+            Error::failed(format!(
+                "the store {store} was written by the program {wrote}; read it with that program's binary"
+            ))
+        };
+        let program = (self.make)(&root.program.settings);
+        let program = program.map_err(|e| {
+            let wrote = &root.program.name;
+            Error::failed(format!(
+                "commit {} of program {wrote} has settings that cannot be used: {e}",
+                root.epoch
+            ))
+        })?;
+        if program.id().name == root.program.name { Ok(program) } else { Err(other()) }
+    }
+
+    fn options(&self, program: &Arc<dyn Program>) -> SnapshotOptions {
+        let schemas: Arc<[TableSchema]> = program.tables().into();
+        SnapshotOptions {
+            store: self.store.clone(),
+            handle: self.runtime.handle().clone(),
+            streams: crate::run::stream_tables(program.as_ref()),
+            schemas: schemas.clone(),
+            extract: Arc::new(ProgramExtract(program.clone())),
+            memory_bytes_max: READ_BYTES,
+        }
+    }
+
+    /// All tables as of an epoch; of the newest without one.
+    pub fn tables(&self, epoch: Option<Epoch>) -> Result<StoreTables, Error> {
+        let root = self.root(epoch)?;
+        let program = self.program(&root)?;
+        let snapshot = Arc::new(Snapshot::of(self.options(&program), root.clone())?);
+        Ok(StoreTables { root, program, snapshot })
+    }
+
+    /// What is wrong with what a root refers to.
+    pub fn check(&self, root: &Root) -> Result<Vec<String>, Error> {
+        let program = self.program(root)?;
+        Ok(lake::verify(&self.options(&program), root)?)
+    }
+
+    /// The changes of one table in one commit, texts as handles.
+    pub fn changes(&self, root: &Root, schema: &TableSchema) -> Result<Vec<Change>, Error> {
+        let mut changes = Vec::new();
+        for segment in &root.segments {
+            let Some(section) = segment.tables.get(&schema.name) else { continue };
+            let bytes = self.runtime.block_on(self.store.get(&segment.name))?;
+            let found = decode_changes(schema, &bytes, section);
+            changes.extend(found.map_err(|e| Error::failed(format!("{}: {e}", segment.name)))?);
+        }
+        Ok(changes)
+    }
+}
+
+/// Bounds the segments and bodies that a reading command holds.
+const READ_BYTES: usize = 256 << 20;
+
+/// A program as what makes its texts.
+struct ProgramExtract(Arc<dyn Program>);
+
+impl Extract for ProgramExtract {
+    fn text(&self, stream: u8, part: u8, body: &[u8]) -> Result<String, String> {
+        self.0.text(stream, part, body)
+    }
+
+    fn identity(&self, text: &str) -> Digest {
+        self.0.identity(text)
+    }
+}
+
+/// All tables of a store as of one epoch.
+pub struct StoreTables {
+    /// The commit.
+    pub root: Root,
+    /// The program with that commit's settings.
+    pub program: Arc<dyn Program>,
+    /// What reads them.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// How large a table is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableSize {
+    /// Its name.
+    pub table: String,
+    /// Rows as of the commit.
+    pub rows: u64,
+    /// Files of the publication that the commit names.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl StoreTables {
+    /// Rows of a table.
+    pub fn count(&self, table: &str) -> Result<u64, Error> {
+        Ok(self.snapshot.count(table)?)
+    }
+
+    /// All tables' sizes, in the program's order.
+    pub fn sizes(&self) -> Result<Vec<TableSize>, Error> {
+        let size = |schema: &TableSchema| {
+            let (table, files) = (schema.name.clone(), self.snapshot.files(&schema.name)?);
+            let count = (files.data_files + files.delete_files) as u64;
+            Ok(TableSize { rows: self.count(&table)?, files: count, bytes: files.bytes, table })
+        };
+        self.schemas().iter().map(size).collect()
+    }
+
+    /// Where a table's Iceberg metadata stands, and the epoch that it is as of.
+    pub fn metadata_location(&self, table: &str) -> Result<(String, Epoch), Error> {
+        let found = self.snapshot.metadata_location(table)?;
+        let none = || {
+            Error::failed(format!(
+                "epoch {} names no publication yet; wait for lake.interval",
+                self.root.epoch
+            ))
+        };
+        found.map(|(location, epoch)| (location.to_string(), epoch)).ok_or_else(none)
+    }
+
+    /// Hands out every row of a table, texts as handles.
+    pub fn handles(
+        &self,
+        table: &str,
+        each: &mut dyn FnMut(Vec<Value>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.each(table, TextForm::Handles, each)
+    }
+
+    /// Hands out the digests of key and row of every row of a table.
+    pub fn digests(&self, schema: &TableSchema, each: &mut dyn FnMut(Digest, Digest)) -> Result<(), Error> {
+        self.handles(&schema.name, &mut |row| {
+            each(super::key_of(schema, &row), row_digest(row.iter().map(Value::cell)));
+            Ok(())
+        })
+    }
+
+    fn each(
+        &self,
+        table: &str,
+        form: TextForm,
+        each: &mut dyn FnMut(Vec<Value>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut ended = Ok(());
+        self.snapshot.for_each_row(table, form, None, Share::ALL, &mut |row| {
+            ended = each(row);
+            match ended {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        ended
+    }
+}
+
+impl Tables for StoreTables {
+    fn epoch(&self) -> Epoch {
+        self.root.epoch
+    }
+
+    fn schemas(&self) -> &[TableSchema] {
+        self.snapshot.schemas()
+    }
+
+    fn for_each(
+        &self,
+        table: &str,
+        each: &mut dyn FnMut(Vec<Value>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.each(table, TextForm::Resolved, each)
+    }
+}

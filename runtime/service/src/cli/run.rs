@@ -1,0 +1,173 @@
+//! `run` and `config`: from settings to a run, and its last words.
+
+use super::engine::{self, ProgressSink, RunSettings, RunSummary, Until};
+use super::output::{Out, human_bytes};
+use super::progress::{Display, Progress};
+use super::{App, Call, StoreReader, Tables};
+use crate::Error;
+use crate::config::{Origin, Resolved};
+use serde_json::Value as Json;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A display that a run's threads may feed, and the last moment that it showed.
+pub struct Shown(Arc<Mutex<(Display, Progress)>>);
+
+impl Shown {
+    /// On standard output.
+    pub fn stdout() -> Self {
+        Self(Arc::new(Mutex::new((Display::stdout(), Progress::default()))))
+    }
+
+    /// Where a run reports.
+    pub fn sink(&self) -> ProgressSink {
+        let shown = self.0.clone();
+        Arc::new(move |progress| {
+            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.0.show(progress);
+            shown.1 = progress.clone();
+        })
+    }
+
+    /// Leaves the last moment standing.
+    pub fn finish(&self) {
+        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = shown.1.clone();
+        if last != Progress::default() {
+            shown.0.finish(&last);
+        }
+    }
+}
+
+/// Logs on standard error from here on.
+pub fn start_log(level: &str) {
+    let level = level.parse().unwrap_or(tracing::Level::WARN);
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).finish();
+    // A second subscriber is refused; the first stays, and nothing is lost.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// What a run needs, checked.
+pub fn prepare(resolved: &Resolved, until: Until, progress: ProgressSink) -> Result<RunSettings, Error> {
+    let settings = resolved.settings.clone();
+    let input_dir = settings.input_dir.clone();
+    let input_dir =
+        input_dir.ok_or_else(|| Error::Usage("no input: give its folder with --input DIR".into()))?;
+    let store_url = settings.store.url.clone();
+    let store_url =
+        store_url.ok_or_else(|| Error::Usage("no store: give its address with --store URL".into()))?;
+    if !input_dir.is_dir() {
+        let folder: PathBuf = input_dir;
+        return Err(Error::failed(format!("the input folder {} does not exist", folder.display())));
+    }
+    Ok(RunSettings { settings, input_dir, store_url, until, progress })
+}
+
+/// `run`
+pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+    let resolved = call.resolved()?;
+    start_log(&resolved.settings.log.level);
+    let until = match call.matches.get_flag("until-drained") {
+        true => Until::Drained,
+        false => Until::Signalled,
+    };
+    let shown = Shown::stdout();
+    let settings = prepare(&resolved, until, shown.sink())?;
+    let program = (call.app.program)(&resolved.settings.program).map_err(Error::Failed)?;
+    let store = settings.store_url.clone();
+    let ended = engine::run(settings, program);
+    shown.finish();
+    out.line(&last_words(&ended?))?;
+    for line in summary(call.app, &store)? {
+        out.line(&line)?;
+    }
+    Ok(())
+}
+
+/// One line of what a run did.
+pub fn last_words(summary: &RunSummary) -> String {
+    let seconds = summary.lasted.as_secs_f64();
+    let rate = summary.bytes as f64 / seconds.max(1e-3);
+    let commit = summary.commit.map_or(String::new(), |(p50, p99)| {
+        format!(", commit {:.1} ms median, {:.1} ms p99", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3)
+    });
+    let published =
+        summary.published.map_or("nothing published".to_string(), |p| format!("published epoch {p}"));
+    format!(
+        "ended at epoch {}, {published}: {} records, {} in {seconds:.1} s ({}/s), {} commits, {} publications{commit}",
+        summary.epoch,
+        summary.records,
+        human_bytes(summary.bytes),
+        human_bytes(rate as u64),
+        summary.commits,
+        summary.publications
+    )
+}
+
+/// What the program says of the newest commit; a store in memory is gone with the run.
+pub fn summary(app: &App, store: &str) -> Result<Vec<String>, Error> {
+    if store.starts_with("memory://") {
+        return Ok(Vec::new());
+    }
+    let reader = StoreReader::open(app, store)?;
+    let tables = reader.tables(None)?;
+    app.hooks.summary(&tables as &dyn Tables)
+}
+
+/// JSON as a TOML value.
+fn toml_value(value: &Json) -> String {
+    match value {
+        Json::Array(items) => format!("[{}]", items.iter().map(toml_value).collect::<Vec<_>>().join(", ")),
+        Json::Object(members) => {
+            let member = |(name, value): (&String, &Json)| {
+                format!("{} = {}", crate::config::dotted(std::slice::from_ref(name)), toml_value(value))
+            };
+            format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(", "))
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+/// `config`: every key in force and whence. What is printed is TOML that gives the same settings.
+pub fn config(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
+    for line in config_lines(&call.resolved()?) {
+        out.line(&line)?;
+    }
+    Ok(())
+}
+
+fn config_lines(resolved: &Resolved) -> Vec<String> {
+    let settings = resolved.lines.iter().map(|line| match &line.value {
+        Json::Null => (format!("# {} is not set", line.key), &line.origin),
+        value => (format!("{} = {}", line.key, toml_value(value)), &line.origin),
+    });
+    let settings: Vec<(String, &Origin)> = settings.collect();
+    let width = settings.iter().map(|(text, _)| text.chars().count()).filter(|n| *n < 60).max().unwrap_or(0);
+    settings.iter().map(|(text, origin)| format!("{text:<width$}  # {origin}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ProgramKey, ProgramSettings, Sources, resolve};
+
+    #[test]
+    fn what_config_prints_is_a_settings_file_that_gives_the_same() {
+        let check = |given: &Json| {
+            let mut full = serde_json::json!({"models": ["a \"b\"", "*"], "none": null, "fields": {}});
+            given.as_object().unwrap().iter().for_each(|(name, value)| full[name] = value.clone());
+            Ok(full)
+        };
+        let keys =
+            ["models", "none", "fields.*.*"].map(|p| ProgramKey { path: p.into(), help: String::new() });
+        let program = ProgramSettings { section: "wheel", keys: keys.into(), check: Arc::new(check) };
+        let flags = vec![("store".to_string(), "x y".to_string()), ("epoch-interval".into(), "70ms".into())];
+        let flags = flags.into_iter().map(|(n, v)| (n.replace("store", "store-url"), v)).collect();
+        let first = resolve(&program, &Sources { flags, cores: 2, ..Sources::default() }).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all.toml");
+        std::fs::write(&file, config_lines(&first).join("\n")).unwrap();
+        let again = resolve(&program, &Sources { file: Some(file), cores: 9, ..Sources::default() }).unwrap();
+        assert_eq!(again.settings, first.settings);
+    }
+}

@@ -1,0 +1,354 @@
+//! The settings in force, typed, and whence each is.
+
+use super::ConfigError;
+use super::keys::{Fallback, KEYS, Key, Known, Path, ProgramSettings, dotted};
+use super::layers::{Entry, Layer, Origin, from_env, from_file, from_flags};
+use super::values::{Checked, check, parse_duration};
+use serde_json::{Map, Value};
+use std::{path::PathBuf, time::Duration};
+
+/// Everything that a run needs to know.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Worker threads of the dataflow.
+    pub workers: usize,
+    /// The folder that is read.
+    pub input_dir: Option<PathBuf>,
+    /// The store.
+    pub store: StoreSettings,
+    /// When epochs close.
+    pub epoch: EpochSettings,
+    /// When tables are published.
+    pub lake: LakeSettings,
+    /// How memory is bounded.
+    pub memory: MemorySettings,
+    /// The model.
+    pub model: ModelSettings,
+    /// What is logged.
+    pub log: LogSettings,
+    /// The program's settings, defaults included.
+    pub program: Value,
+}
+
+/// `store.*`
+#[derive(Clone, PartialEq, Debug)]
+pub struct StoreSettings {
+    /// Its address.
+    pub url: Option<String>,
+    /// How long commits and their files are kept.
+    pub retention: Duration,
+}
+
+/// `epoch.*`
+#[derive(Clone, PartialEq, Debug)]
+pub struct EpochSettings {
+    /// How long an epoch stays open.
+    pub interval: Duration,
+    /// Input bytes after which it closes early.
+    pub bytes_max: u64,
+}
+
+/// `lake.*`
+#[derive(Clone, PartialEq, Debug)]
+pub struct LakeSettings {
+    /// How often tables are published.
+    pub interval: Duration,
+    /// How far publication may lag before the sources pause.
+    pub lag_max: Duration,
+}
+
+/// `memory.*`: one bound, split in fixed shares.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MemorySettings {
+    /// The sum of all shares.
+    pub bytes_max: u64,
+}
+
+impl MemorySettings {
+    /// Bodies of epochs that are not yet committed: half.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.bytes_max / 2
+    }
+
+    /// What a publication holds at once: a quarter.
+    pub fn publish_bytes(&self) -> u64 {
+        self.bytes_max / 4
+    }
+
+    /// The cache of committed bodies: an eighth.
+    pub fn body_cache_bytes(&self) -> u64 {
+        self.bytes_max / 8
+    }
+
+    /// The cache of segments: an eighth.
+    pub fn segment_cache_bytes(&self) -> u64 {
+        self.bytes_max / 8
+    }
+}
+
+/// `model.*`
+#[derive(Clone, PartialEq, Debug)]
+pub struct ModelSettings {
+    /// Its name.
+    pub name: String,
+    /// The length of its vectors.
+    pub dimensions: usize,
+    /// Tokens of one batch.
+    pub batch_tokens: u64,
+    /// Attempts before a text is a failure.
+    pub attempts_max: u32,
+    /// Tokens that may wait.
+    pub queue_tokens_max: u64,
+}
+
+/// `log.*`
+#[derive(Clone, PartialEq, Debug)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+    /// `text`.
+    pub format: String,
+}
+
+/// Where to look for settings.
+#[derive(Clone, Default, Debug)]
+pub struct Sources {
+    /// The settings file, where one is named.
+    pub file: Option<PathBuf>,
+    /// The environment; only names with the prefix are looked at.
+    pub environment: Vec<(String, String)>,
+    /// Flags as `(name without dashes, value)`.
+    pub flags: Vec<(String, String)>,
+    /// The machine's cores.
+    pub cores: usize,
+}
+
+/// One setting in force.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Line {
+    /// Its dotted name.
+    pub key: String,
+    /// Its value; null when it is not set.
+    pub value: Value,
+    /// Whence it is.
+    pub origin: Origin,
+}
+
+/// The settings and whence they are.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Resolved {
+    /// The settings.
+    pub settings: Settings,
+    /// Every key, the library's first.
+    pub lines: Vec<Line>,
+}
+
+/// Whether an address means this machine's disk or memory.
+pub fn address_is_local(address: &str) -> bool {
+    match address.split_once("://") {
+        None => true,
+        Some((scheme, _)) => matches!(scheme, "file" | "memory"),
+    }
+}
+
+fn tree(layer: &Layer, section: &str) -> Value {
+    let mut root = Value::Object(Map::new());
+    for (path, entry) in layer.iter().filter(|(path, _)| path.first().is_some_and(|s| s == section)) {
+        let mut at = &mut root;
+        for segment in &path[1..] {
+            if !at.is_object() {
+                *at = Value::Object(Map::new());
+            }
+            at = &mut at[segment.as_str()];
+        }
+        *at = entry.value.clone();
+    }
+    root
+}
+
+fn leaves(prefix: Path, value: &Value, out: &mut Vec<(Path, Value)>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, value) in members {
+                leaves([prefix.clone(), vec![name.clone()]].concat(), value, out);
+            }
+        }
+        leaf => out.push((prefix, leaf.clone())),
+    }
+}
+
+/// All layers laid over one another.
+fn merge(known: &mut Known<'_>, program: &ProgramSettings, sources: &Sources) -> Result<Layer, ConfigError> {
+    let mut defaults = Vec::new();
+    let full = (program.check)(&Value::Object(Map::new())).unwrap_or_default();
+    leaves(vec![program.section.to_string()], &full, &mut defaults);
+    known.learn(defaults.iter().map(|(path, _)| path));
+    let mut merged = match &sources.file {
+        Some(file) => from_file(known, file)?,
+        None => Layer::new(),
+    };
+    known.learn(merged.keys());
+    merged.extend(from_env(known, sources.environment.iter().cloned())?);
+    known.learn(merged.keys());
+    merged.extend(from_flags(known, &sources.flags)?);
+    Ok(merged)
+}
+
+/// The library's keys, read one by one.
+struct Reader<'a> {
+    layer: &'a Layer,
+    local: bool,
+    cores: usize,
+    lines: Vec<Line>,
+}
+
+impl Reader<'_> {
+    fn given(&self, key: &Key) -> Option<&Entry> {
+        self.layer.get(&key.name.split('.').map(str::to_string).collect::<Path>())
+    }
+
+    fn fallback(&self, key: &Key) -> Value {
+        match key.fallback {
+            Fallback::Unset => Value::Null,
+            Fallback::Is(text) => text.into(),
+            Fallback::Number(n) => n.into(),
+            Fallback::ByStore { local, remote } => if self.local { local } else { remote }.into(),
+            Fallback::Cores => self.cores.max(1).into(),
+            Fallback::TenLakeIntervals => {
+                let interval = self.lines.iter().find(|line| line.key == "lake.interval");
+                let interval = interval.and_then(|line| parse_duration(line.value.as_str()?));
+                let lag = (interval.unwrap_or_default() * 10).max(Duration::from_secs(60));
+                format!("{}s", lag.as_secs()).into()
+            }
+        }
+    }
+
+    fn read(&mut self, name: &str) -> Result<Option<Checked>, ConfigError> {
+        let key =
+            KEYS.iter().find(|key| key.name == name).expect("the list names every setting that is read");
+        let (value, origin) = match self.given(key) {
+            Some(entry) => (entry.value.clone(), entry.origin.clone()),
+            None => (self.fallback(key), Origin::Default),
+        };
+        let wrong = |e: String| ConfigError::new(&origin, format!("`{name}`: {e}"));
+        let checked = match &value {
+            Value::Null => None,
+            value => Some(check(key.kind, value).map_err(wrong)?),
+        };
+        self.lines.push(Line { key: name.to_string(), value, origin });
+        Ok(checked)
+    }
+
+    fn number(&mut self, name: &str) -> Result<u64, ConfigError> {
+        match self.read(name)? {
+            Some(Checked::Number(n)) => Ok(n),
+            other => unreachable!("{name} is a number, not {other:?}"),
+        }
+    }
+
+    fn span(&mut self, name: &str) -> Result<Duration, ConfigError> {
+        match self.read(name)? {
+            Some(Checked::Span(span)) => Ok(span),
+            other => unreachable!("{name} is a time span, not {other:?}"),
+        }
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, ConfigError> {
+        match self.read(name)? {
+            Some(Checked::Text(text)) => Ok(Some(text)),
+            None => Ok(None),
+            other => unreachable!("{name} is a text, not {other:?}"),
+        }
+    }
+
+    fn settings(&mut self, program: Value) -> Result<Settings, ConfigError> {
+        Ok(Settings {
+            workers: self.number("workers")? as usize,
+            input_dir: self.text("input.dir")?.map(PathBuf::from),
+            store: StoreSettings { url: self.text("store.url")?, retention: self.span("store.retention")? },
+            epoch: EpochSettings {
+                interval: self.span("epoch.interval")?,
+                bytes_max: self.number("epoch.bytes_max")?,
+            },
+            lake: LakeSettings { interval: self.span("lake.interval")?, lag_max: self.span("lake.lag_max")? },
+            memory: MemorySettings { bytes_max: self.number("memory.bytes_max")? },
+            model: ModelSettings {
+                name: self.text("model.name")?.unwrap_or_default(),
+                dimensions: self.number("model.dimensions")? as usize,
+                batch_tokens: self.number("model.batch_tokens")?,
+                attempts_max: self.number("model.attempts_max")? as u32,
+                queue_tokens_max: self.number("model.queue_tokens_max")?,
+            },
+            log: LogSettings {
+                level: self.text("log.level")?.unwrap_or_default(),
+                format: self.text("log.format")?.unwrap_or_default(),
+            },
+            program,
+        })
+    }
+}
+
+/// Checks what no single key can tell.
+fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
+    let given =
+        |name: &str| layer.iter().find(|(path, _)| dotted(path) == name).map(|(_, entry)| &entry.origin);
+    let wrong = |name: &str, message: String| {
+        Err(ConfigError::new(given(name).unwrap_or(&Origin::Default), format!("`{name}`: {message}")))
+    };
+    if settings.epoch.bytes_max * 3 > settings.memory.pinned_bytes() {
+        let need = settings.epoch.bytes_max * 6;
+        let name = if given("epoch.bytes_max").is_some() { "epoch.bytes_max" } else { "memory.bytes_max" };
+        return wrong(
+            name,
+            format!(
+                "three epochs must fit in half of memory.bytes_max: raise that to {need} or lower epoch.bytes_max"
+            ),
+        );
+    }
+    if settings.lake.lag_max < settings.lake.interval {
+        return wrong("lake.lag_max", "must not be shorter than lake.interval".into());
+    }
+    Ok(())
+}
+
+/// The origin of the program's setting that an error message speaks of, if one is named.
+fn blamed<'a>(layer: &'a Layer, section: &str, message: &str) -> &'a Origin {
+    let named = layer.iter().filter(|(path, _)| path.first().is_some_and(|s| s == section));
+    let named = named.filter(|(path, _)| {
+        message.contains(&path[1..].join(".")) || message.contains(&path[path.len() - 1])
+    });
+    named
+        .max_by_key(|(path, _)| (message.contains(&path[1..].join(".")), path.len()))
+        .map_or(&Origin::Default, |(_, e)| &e.origin)
+}
+
+/// Reads all layers and checks every value.
+pub fn resolve(program: &ProgramSettings, sources: &Sources) -> Result<Resolved, ConfigError> {
+    let mut known = Known::new(program);
+    let layer = merge(&mut known, program, sources)?;
+    let full = (program.check)(&tree(&layer, program.section))
+        .map_err(|message| ConfigError::new(blamed(&layer, program.section, &message), message))?;
+    let store = layer.get(&vec!["store".to_string(), "url".to_string()]).and_then(|e| e.value.as_str());
+    let local = store.is_none_or(address_is_local);
+    let mut reader = Reader { layer: &layer, local, cores: sources.cores, lines: Vec::new() };
+    let settings = reader.settings(full)?;
+    agree(&settings, &layer)?;
+    let mut lines = reader.lines;
+    let mut all = Vec::new();
+    leaves(vec![program.section.to_string()], &settings.program, &mut all);
+    lines.extend(all.into_iter().map(|(path, value)| {
+        let origin = origin_of(&layer, &path);
+        Line { key: dotted(&path), value, origin }
+    }));
+    Ok(Resolved { settings, lines })
+}
+
+/// The origin of a leaf: its own entry, or one that set a table around it.
+fn origin_of(layer: &Layer, path: &[String]) -> Origin {
+    let entry = (1..=path.len()).rev().find_map(|length| layer.get(&path[..length].to_vec()));
+    entry.map_or(Origin::Default, |entry| entry.origin.clone())
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

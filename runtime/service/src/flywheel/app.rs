@@ -1,0 +1,139 @@
+//! The flywheel as the command line serves it.
+
+use super::export::exporters;
+use super::program::Flywheel;
+use super::rows::{CallRow, TrajectoryRow};
+use super::settings::FlywheelSettings;
+use super::story::late_scores;
+use crate::Error;
+use crate::cli::{App, Exporter, Hooks, StoreReader, Tables, Tally};
+use crate::config::{ProgramKey, ProgramSettings};
+use std::any::Any;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tidemill_core::program::Program;
+use tidemill_core::source::{SourceRow, Word};
+use tidemill_types::{Digest, Value};
+
+/// The flywheel, ready for [`crate::cli::main`].
+pub fn app() -> App {
+    App {
+        name: "tidemill",
+        about: "Keeps production logs, evals and training sets as living tables.",
+        settings: ProgramSettings {
+            section: "flywheel",
+            keys: SETTINGS
+                .iter()
+                .map(|(path, help)| ProgramKey { path: (*path).to_string(), help: (*help).to_string() })
+                .collect(),
+            check: Arc::new(|given| {
+                let settings = FlywheelSettings::parse(given).map_err(|error| error.to_string())?;
+                Ok(settings.to_value())
+            }),
+        },
+        program: Arc::new(|settings| {
+            let settings = FlywheelSettings::parse(settings).map_err(|error| error.to_string())?;
+            Ok(Arc::new(Flywheel::new(settings)) as Arc<dyn Program>)
+        }),
+        hooks: Arc::new(FlywheelHooks),
+        demo: None,
+    }
+}
+
+/// Every setting, for help and for finding mistyped names.
+const SETTINGS: &[(&str, &str)] = &[
+    ("record_bytes_max", "longer values are rejected (fixed by the first commit)"),
+    ("key.*", "where a stream's identity comes from: kafka or value (fixed by the first commit)"),
+    ("fields.*.*", "a field's JSON pointer in other people's logs (fixed by the first commit)"),
+    ("tokenizer", "how tokens are counted; without one, bytes over 4"),
+    ("metrics.*.low", "the score of a metric that counts as 0"),
+    ("metrics.*.high", "the score of a metric that counts as 1"),
+    ("metrics.*.weight", "a metric's weight in the quality"),
+    ("judge_order", "kinds of judges, most trusted first"),
+    ("relevance_min", "the least relevance of an eligible sample"),
+    ("tokens_max", "the most tokens of an eligible sample"),
+    ("per_task", "samples of a tenant and task in train.sft"),
+    ("quality_min", "the least quality in train.sft"),
+    ("margin", "the least difference of qualities in train.preferences"),
+    ("same_model", "whether both answers of a preference come from one model"),
+    ("models", "models that may be learned from, * for any text"),
+    ("holdout.tasks", "tasks that are held out, * for any text"),
+    ("holdout.per_10k", "how many of 10,000 openings are held out"),
+];
+
+struct FlywheelHooks;
+
+impl Hooks for FlywheelHooks {
+    fn summary(&self, tables: &dyn Tables) -> Result<Vec<String>, Error> {
+        let mut unused = BTreeMap::<(String, String), i64>::new();
+        tables.for_each("evals.unused", &mut |row| {
+            if let [Value::Str(reason), Value::Str(metric), Value::Long(n)] = &row[..] {
+                unused.insert((reason.clone(), metric.clone()), *n);
+            }
+            Ok(())
+        })?;
+        let mut rejects = BTreeMap::<(String, String), u64>::new();
+        tables.for_each("ops.rejects", &mut |row| {
+            if let (Value::Str(stream), Value::Str(code)) = (&row[0], &row[4]) {
+                *rejects.entry((code.clone(), stream.clone())).or_default() += 1;
+            }
+            Ok(())
+        })?;
+        let counts = |counts: Vec<String>| match counts.is_empty() {
+            true => "none".to_string(),
+            false => counts.join(", "),
+        };
+        let unused = unused.iter().map(|((reason, metric), n)| format!("{reason} {metric} {n}")).collect();
+        let rejects = rejects.iter().map(|((code, stream), n)| format!("{code} {stream} {n}")).collect();
+        Ok(vec![format!("scores not used: {}", counts(unused)), format!("rejected: {}", counts(rejects))])
+    }
+
+    fn story(&self, store: &StoreReader) -> Result<Vec<String>, Error> {
+        late_scores(store)
+    }
+
+    fn tally(&self, stream: usize) -> Option<Box<dyn Tally>> {
+        match stream {
+            0 => Some(Box::new(Samples::<TrajectoryRow>::new(|row| row.facts.is_some()))),
+            1 => Some(Box::new(Samples::<CallRow>::new(|row| row.facts.is_some()))),
+            _ => None,
+        }
+    }
+
+    fn exports(&self) -> Vec<Box<dyn Exporter>> {
+        exporters()
+    }
+
+    fn showcase(&self) -> Vec<&'static str> {
+        vec!["train.sft", "train.preferences"]
+    }
+}
+
+/// Which keys would have a sample.
+struct Samples<T> {
+    has_sample: fn(&T) -> bool,
+    keys: HashMap<Digest, bool>,
+}
+
+impl<T: SourceRow> Samples<T> {
+    fn new(has_sample: fn(&T) -> bool) -> Self {
+        Self { has_sample, keys: HashMap::new() }
+    }
+}
+
+impl<T: SourceRow> Tally for Samples<T> {
+    fn words(&mut self, words: Box<dyn Any + Send>) {
+        let Ok(words) = words.downcast::<Vec<(Digest, Word<T>)>>() else { return };
+        for (key, word) in *words {
+            match &word.value {
+                Some(row) => self.keys.insert(key, (self.has_sample)(row)),
+                None => self.keys.remove(&key),
+            };
+        }
+    }
+
+    fn result(&self) -> String {
+        let samples = self.keys.values().filter(|has| **has).count();
+        format!("{} rows, of which {samples} have a sample (copies counted one by one)", self.keys.len())
+    }
+}

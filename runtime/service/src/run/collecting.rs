@@ -1,0 +1,154 @@
+//! What may be deleted, and when: a step after each commit.
+//!
+//! Kept are, for the newest root and every root that is younger than the retention: all roots from its
+//! publication's epoch to it, their segments, and its publication. So the collector looks for the
+//! oldest such root `r`, and everything below `r.published.epoch` may go: roots, segments, and files of
+//! publications that a later one does not share. A step lists a bounded number of names; a root lists
+//! them as dropped, and when it is committed they are deleted. The newest root is never deleted.
+//!
+//! Orphans are objects that no root names: a segment or a lake file of a lower generation whose epoch
+//! is above what that generation's last root could name. They are listed once, at the start.
+
+use super::uploading::segment_epoch;
+use std::collections::VecDeque;
+use tidemill_connectors::lake::{LakePublisher, generation_of};
+use tidemill_connectors::store::log::read_root;
+use tidemill_core::store::SharedStore;
+use tidemill_types::{Epoch, Root, root_name};
+use tokio::runtime::Handle;
+
+/// Roots that one step looks at.
+const ROOTS_A_STEP: usize = 64;
+/// Names that one root lists as dropped.
+const NAMES_A_ROOT: usize = 512;
+
+pub(super) struct Collector {
+    pub(super) store: SharedStore,
+    pub(super) runtime: Handle,
+    pub(super) retention_ms: i64,
+    /// Milliseconds between two looks at the log.
+    pub(super) every_ms: i64,
+    /// The oldest root that is kept.
+    pub(super) log_from: Epoch,
+    /// The oldest root that may be younger than the retention.
+    pub(super) young: Epoch,
+    /// Names that wait to be listed.
+    pub(super) waiting: VecDeque<String>,
+    pub(super) looked_at: i64,
+}
+
+/// Names to list as dropped, and the oldest root that is kept from then on.
+pub(super) type Dropped = (Vec<String>, Epoch);
+
+impl Collector {
+    fn root(&self, epoch: Epoch) -> Result<Root, String> {
+        self.runtime.block_on(read_root(&*self.store, epoch)).map_err(|error| error.to_string())
+    }
+
+    /// One step after `newest` was committed.
+    pub(super) fn step(
+        &mut self,
+        lake: &LakePublisher,
+        newest: &Root,
+        now: i64,
+    ) -> Result<Option<Dropped>, String> {
+        if now - self.looked_at >= self.every_ms {
+            self.looked_at = now;
+            self.look(lake, newest, now)?;
+        }
+        let count = self.waiting.len().min(NAMES_A_ROOT);
+        let names: Vec<String> = self.waiting.drain(..count).collect();
+        Ok((!names.is_empty()).then_some((names, self.log_from)))
+    }
+
+    /// Finds the oldest root that is younger than the retention, and lists what is below its
+    /// publication.
+    fn look(&mut self, lake: &LakePublisher, newest: &Root, now: i64) -> Result<(), String> {
+        let mut kept = None;
+        for _ in 0..ROOTS_A_STEP {
+            if self.young >= newest.epoch {
+                kept = Some(newest.clone());
+                break;
+            }
+            let root = self.root(self.young)?;
+            if now - super::clock::parse_ms(&root.committed_at).unwrap_or(now) < self.retention_ms {
+                kept = Some(root);
+                break;
+            }
+            self.young += 1;
+        }
+        let oldest = match kept {
+            Some(root) => root,
+            None => self.root(self.young)?,
+        };
+        let keep_from = oldest.published.as_ref().map_or(self.log_from, |p| p.epoch);
+        self.drop_below(lake, keep_from)
+    }
+
+    fn drop_below(&mut self, lake: &LakePublisher, keep_from: Epoch) -> Result<(), String> {
+        let until = keep_from.min(self.log_from + ROOTS_A_STEP as Epoch);
+        while self.log_from < until {
+            let (root, next) = (self.root(self.log_from)?, self.root(self.log_from + 1)?);
+            if let (Some(older), Some(newer)) = (&root.published, &next.published)
+                && older.epoch != newer.epoch
+            {
+                self.waiting.extend(lake.garbage(older, newer).map_err(|error| error.to_string())?);
+            }
+            self.waiting.extend(root.segments.into_iter().map(|segment| segment.name));
+            self.waiting.push_back(root_name(self.log_from));
+            self.log_from += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Objects of lower generations that no root names: what writers left that are gone. `before` is the
+/// newest root before our claim.
+pub(super) async fn orphans(
+    store: &SharedStore,
+    before: Option<&Root>,
+    ours: u64,
+) -> Result<Vec<String>, String> {
+    let last = before.map(|root| root.epoch);
+    let published = before.and_then(|root| root.published.as_ref()).map(|p| p.epoch);
+    let mut names = Vec::new();
+    for object in store.list("segments/").await.map_err(|error| error.to_string())? {
+        let generation = object.name.split("-g").nth(1).and_then(|rest| rest.split('-').next()?.parse().ok());
+        let orphan = segment_epoch(&object.name) > last && generation.is_some_and(|g: u64| g < ours);
+        names.extend(orphan.then_some(object.name));
+    }
+    for object in store.list("tables/").await.map_err(|error| error.to_string())? {
+        let epoch = lake_epoch(&object.name);
+        let orphan =
+            epoch.is_some() && epoch > published && generation_of(&object.name).is_some_and(|g| g < ours);
+        names.extend(orphan.then_some(object.name));
+    }
+    Ok(names)
+}
+
+/// The epoch of the publication that a lake file was written for; metadata files do not say it.
+fn lake_epoch(name: &str) -> Option<Epoch> {
+    let file = name.rsplit('/').next()?;
+    file.strip_prefix("snap-").unwrap_or(file).get(..20)?.parse().ok()
+}
+
+/// A collector that begins at the oldest root that is kept.
+pub(super) fn collector(
+    store: SharedStore,
+    runtime: Handle,
+    retention: std::time::Duration,
+    claim: &Root,
+    orphans: Vec<String>,
+) -> Collector {
+    let retention_ms = retention.as_millis().min(i64::MAX as u128) as i64;
+    Collector {
+        store,
+        runtime,
+        retention_ms,
+        every_ms: (retention_ms / 100).clamp(1000, 60_000),
+        log_from: claim.log_from,
+        young: claim.log_from,
+        waiting: orphans.into(),
+        looked_at: 0,
+    }
+}

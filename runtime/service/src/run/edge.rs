@@ -1,0 +1,285 @@
+//! The threads and tasks around the timely workers: launched together, torn down together.
+
+use super::committing::{Commits, ToCommitter};
+use super::finding::Finder;
+use super::gauges::Gauges;
+use super::publishing::{Due, Publishing, ToPublisher};
+use super::start::Started;
+use super::uploading::Uploader;
+use crate::Error;
+use crate::config::Settings;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use tidemill_core::bodies::BodyCache;
+use tidemill_core::commit::{Committer, SealedEpoch};
+use tidemill_core::conductor::{FromConductor, ToConductor};
+use tidemill_core::epoch::EpochSettings;
+use tidemill_core::infer::{Ask, Dispatcher, Inbox, mailbox};
+use tidemill_core::model::Inference;
+use tidemill_core::program::Program;
+use tidemill_core::reader::{self, read};
+use tidemill_core::source::SourceFactory;
+use tidemill_core::worker::{self, FromSource, Plan};
+use tidemill_gpu::InferenceService;
+use timely::WorkerConfig;
+use timely::communication::WorkerGuards;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// Batches that wait between a source and its worker.
+const BATCHES: usize = 4;
+/// Requests that wait for the dispatcher.
+const ASKS: usize = 4096;
+/// Requests that one worker has on their way.
+const IN_FLIGHT_MAX: usize = 16_384;
+
+/// What a launch needs besides the claimed store.
+pub(super) struct Launch<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) files: &'a dyn SourceFactory,
+    pub(super) inference: Arc<InferenceService>,
+    pub(super) bodies: BodyCache,
+    pub(super) ends: reader::Ends,
+    pub(super) drain: bool,
+}
+
+/// A running edge.
+pub(super) struct Edge {
+    pub(super) from_conductor: Receiver<FromConductor>,
+    to_conductor: Sender<ToConductor>,
+    committer: UnboundedSender<ToCommitter>,
+    publisher: Sender<ToPublisher>,
+    failures: Receiver<String>,
+    abort: Arc<AtomicBool>,
+    workers: Option<WorkerGuards<Result<(), String>>>,
+    threads: Vec<JoinHandle<()>>,
+    inference: Arc<InferenceService>,
+}
+
+impl Edge {
+    pub(super) fn tell(&self, event: ToConductor) {
+        // Worker 0 has left if this fails, and then nothing waits for it.
+        let _ = self.to_conductor.send(event);
+    }
+
+    pub(super) fn sealed(&self, epoch: SealedEpoch) {
+        let _ = self.committer.send(ToCommitter::Sealed(epoch));
+    }
+
+    /// Everything is committed: publish the last change.
+    pub(super) fn finish(&self) {
+        let _ = self.publisher.send(ToPublisher::Finish);
+    }
+
+    /// Why a thread or task gave up, if one did.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failures.try_recv().ok()
+    }
+
+    /// Leaves at once; what is not committed is not.
+    pub(super) fn abort(&self) {
+        self.abort.store(true, Ordering::Release);
+        self.tell(ToConductor::Abort);
+    }
+
+    /// Waits until every thread has ended.
+    pub(super) fn join(mut self) -> Result<(), String> {
+        let workers = self.workers.take().map(WorkerGuards::join).unwrap_or_default();
+        drop((self.committer, self.publisher, self.to_conductor, self.from_conductor));
+        let stopped = self.inference.stop().map_err(|error| error.to_string());
+        for thread in self.threads {
+            thread.join().map_err(|_| "a thread of the run stopped by an internal error".to_string())?;
+        }
+        for worker in workers {
+            worker.map_err(|_| "a worker stopped by an internal error".to_string())??;
+        }
+        stopped.and_then(|()| self.failures.try_recv().map_or(Ok(()), Err))
+    }
+}
+
+fn spawn(
+    name: &str,
+    failures: &Sender<String>,
+    body: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<JoinHandle<()>, Error> {
+    let failures = failures.clone();
+    let run = move || {
+        if let Err(error) = body() {
+            // Whoever watches the run is gone only when it has ended already.
+            let _ = failures.send(error);
+        }
+    };
+    let spawned = std::thread::Builder::new().name(name.to_string()).spawn(run);
+    spawned.map_err(|error| Error::failed(format!("cannot start a thread: {error}")))
+}
+
+/// One worker's ends before the worker takes them.
+type Slot = Mutex<Option<worker::Ends>>;
+
+/// Starts everything.
+pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Error> {
+    let workers = launch.settings.workers;
+    let (failed, failures) = unbounded();
+    let (to_conductor, events) = unbounded();
+    let (conductor, from_conductor) = unbounded();
+    let (publisher, publications) = unbounded();
+    let (committer, commits) = unbounded_channel();
+    let (ask, asks) = bounded::<Ask>(ASKS);
+    let abort = Arc::new(AtomicBool::new(false));
+    let mut threads = Vec::new();
+
+    let lake = started.lake.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let lake = lake.ok_or_else(|| Error::failed("a run can be launched once"))?;
+    let due = Due {
+        interval: launch.settings.lake.interval.as_millis() as i64,
+        lag_max: launch.settings.lake.lag_max.as_millis() as i64,
+        changed_since: lake.changed_since,
+        newest_named: lake.newest_named,
+        awaiting: None,
+        finishing: false,
+    };
+    let overdue = started.claim.epoch > 0 && due.now(super::clock::now_ms());
+    if overdue {
+        let _ = to_conductor.send(ToConductor::Pause(true));
+    }
+    started.gauges.paused(overdue);
+    let publishing = Publishing {
+        lake: lake.publisher,
+        due,
+        told: publications,
+        committer: committer.clone(),
+        conductor: to_conductor.clone(),
+        gauges: started.gauges.clone(),
+        paused: overdue,
+        stopwatch: started.stopwatch.clone(),
+        collector: lake.collector,
+        failures: 0,
+    };
+    threads.push(spawn("publisher", &failed, move || publishing.run())?);
+    spawn_committer(started, commits, &to_conductor, &publisher, &abort, &failed);
+
+    let (mut slots, mut outboxes): (Vec<Slot>, Vec<_>) = (Vec::new(), Vec::new());
+    let mut conductor_ends = Some((events, conductor));
+    for index in 0..workers {
+        let (batches, source) = bounded(BATCHES);
+        threads.push(spawn_reader(started, &launch, index, batches, &failed)?);
+        let (outbox, inbox): (_, Inbox) = mailbox();
+        outboxes.push(outbox);
+        let ends = worker::Ends { source, ask: ask.clone(), inbox, conductor: conductor_ends.take() };
+        slots.push(Mutex::new(Some(ends)));
+    }
+    drop(ask);
+    let dispatcher = Dispatcher {
+        asks,
+        outboxes,
+        bodies: launch.bodies.clone(),
+        finder: Arc::new(Finder(started.snapshots.clone())),
+        program: started.program.clone(),
+        inference: launch.inference.clone(),
+    };
+    threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
+    let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
+    Ok(Edge {
+        from_conductor,
+        to_conductor,
+        committer,
+        publisher,
+        failures,
+        abort,
+        workers: Some(workers),
+        threads,
+        inference: launch.inference,
+    })
+}
+
+fn spawn_committer(
+    started: &Started,
+    told: tokio::sync::mpsc::UnboundedReceiver<ToCommitter>,
+    conductor: &Sender<ToConductor>,
+    publisher: &Sender<ToPublisher>,
+    abort: &Arc<AtomicBool>,
+    failed: &Sender<String>,
+) {
+    let commits = Commits {
+        store: started.store.clone(),
+        conductor: conductor.clone(),
+        publisher: publisher.clone(),
+        abort: abort.clone(),
+        gauges: started.gauges.clone(),
+        stopwatch: started.stopwatch.clone(),
+    };
+    let committer = Committer::new(started.claim.clone(), started.in_force.clone());
+    let failed = failed.clone();
+    started.runtime.spawn(async move {
+        if let Err(error) = commits.run(committer, told).await {
+            let _ = failed.send(error);
+        }
+    });
+}
+
+fn spawn_reader(
+    started: &Started,
+    launch: &Launch<'_>,
+    index: usize,
+    batches: Sender<FromSource>,
+    failed: &Sender<String>,
+) -> Result<JoinHandle<()>, Error> {
+    let claim = &started.claim;
+    let source = launch.files.open(index, launch.settings.workers, &claim.positions, &claim.cursors)?;
+    let streams = started.program.streams().len();
+    let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
+    let (bodies, ends) = (launch.bodies.clone(), launch.ends.clone());
+    let gauges: Arc<Gauges> = started.gauges.clone();
+    spawn(&format!("source-{index}"), failed, move || {
+        read(source, decoders, &bodies, &|records, bytes| gauges.took(records, bytes), &batches, &ends);
+        Ok(())
+    })
+}
+
+fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
+    let program: Arc<dyn Program> = started.program.clone();
+    let upload = Uploader {
+        runtime: started.runtime.clone(),
+        store: started.store.clone(),
+        segments: started.segments.clone(),
+        schemas: started.schemas.clone(),
+        program: program.clone(),
+        stored: started.stored.clone(),
+        generation: started.claim.generation,
+        workers: launch.settings.workers,
+        abort: abort.clone(),
+        gauges: started.gauges.clone(),
+    };
+    let epoch = &launch.settings.epoch;
+    Arc::new(Plan {
+        program,
+        schemas: started.schemas.clone(),
+        models: started.in_force.models.clone().into(),
+        stored: started.stored.clone(),
+        claim: started.claim.epoch,
+        changed: started.changed,
+        upload: Arc::new(upload),
+        epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
+        drain: launch.drain,
+        in_flight_max: IN_FLIGHT_MAX,
+        now: started.stopwatch.clone(),
+    })
+}
+
+fn spawn_workers(
+    plan: Arc<Plan>,
+    workers: usize,
+    slots: Vec<Slot>,
+) -> Result<WorkerGuards<Result<(), String>>, Error> {
+    let config = timely::Config {
+        communication: timely::CommunicationConfig::Process(workers),
+        worker: WorkerConfig::default(),
+    };
+    let guards = timely::execute(config, move |worker| {
+        let ends = slots[worker.index()].lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ends = ends.ok_or("a worker was started twice")?;
+        worker::run(worker, plan.clone(), ends)
+    });
+    guards.map_err(|error| Error::failed(format!("the workers cannot start: {error}")))
+}

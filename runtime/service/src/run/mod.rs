@@ -1,0 +1,277 @@
+//! One run of a program over its sources: everything is wired here, and nothing is decided here.
+//!
+//! ```text
+//!  reader threads ──> timely workers ──seal──> uploader (runtime) ──> store
+//!                         │  ^ answers                                  ^
+//!                         v  │                                          │ roots
+//!                     dispatcher ──> inference        conductor <──> committer ──> publisher thread
+//! ```
+//!
+//! Each box is a thread or a task that owns its channel ends; the decisions are those of the sans-IO
+//! machines in `core`. A run ends in order (drained, or told to stop): seal, commit, publish, name,
+//! leave. It ends at once when another writer has taken the store over or something is broken.
+
+mod clock;
+mod collecting;
+mod committing;
+mod edge;
+mod finding;
+mod gauges;
+mod publishing;
+mod recompute;
+mod recomputing;
+mod start;
+mod uploading;
+
+pub use clock::{now_rfc3339, stopwatch};
+pub use gauges::{Gauges, Shown, percentile};
+pub use recomputing::recompute;
+pub use uploading::segment_epoch;
+
+use crate::Error;
+use crate::cli::{Progress, RunSettings, RunSummary, Until};
+use crate::config::Settings;
+use clock::Stopwatch;
+use edge::Edge;
+use start::Started;
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tidemill_connectors::files::{FilesFactory, FilesOptions};
+use tidemill_connectors::lake::StreamTable;
+use tidemill_connectors::store;
+use tidemill_core::bodies::BodyCache;
+use tidemill_core::conductor::{FromConductor, ToConductor};
+use tidemill_core::model::{Inference, Model};
+use tidemill_core::program::Program;
+use tidemill_core::reader;
+use tidemill_gpu::{InferenceService, Lexical, Options};
+
+/// How often a run reports its progress and looks for signals.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The tables of a program's streams, as places in its list of tables.
+pub fn stream_tables(program: &dyn Program) -> Vec<StreamTable> {
+    let tables = program.tables();
+    let place = |name: &str| tables.iter().position(|table| table.name == name).unwrap_or(usize::MAX);
+    let streams = program.source_tables().into_iter();
+    streams.map(|(raw, words)| StreamTable { raw: place(&raw), words: place(&words) }).collect()
+}
+
+/// The model that the settings name.
+fn model(settings: &Settings) -> Result<Arc<dyn Model>, Error> {
+    let (name, dimensions) = (&settings.model.name, settings.model.dimensions);
+    if name != "lexical" {
+        return Err(Error::failed(format!(
+            "model.name: there is no model `{name}`; the only one yet is `lexical`"
+        )));
+    }
+    let dimensions = u16::try_from(dimensions).ok().and_then(NonZeroU16::new);
+    let dimensions =
+        dimensions.ok_or_else(|| Error::failed("model.dimensions: give a number from 1 to 65535"))?;
+    Ok(Arc::new(Lexical { dimensions }))
+}
+
+fn inference(settings: &Settings, runtime: &tokio::runtime::Handle) -> Result<Arc<InferenceService>, Error> {
+    let options = Options {
+        batch_tokens: settings.model.batch_tokens,
+        attempts_max: settings.model.attempts_max,
+        queue_tokens_max: settings.model.queue_tokens_max,
+        ..Options::default()
+    };
+    let service = InferenceService::start(model(settings)?, options, runtime);
+    service.map(Arc::new).map_err(|error| Error::failed(format!("the model cannot start: {error}")))
+}
+
+/// Runs a program until its time has come.
+///
+/// # Errors
+///
+/// Everything that stops a run, in one line that says what to do.
+pub fn run(settings: RunSettings, program: Arc<dyn Program>) -> Result<RunSummary, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Error::failed(format!("cannot start threads for I/O: {error}")))?;
+    let stop = signals(&runtime)?;
+    let ended = run_until(&settings, program, runtime.handle(), &stop);
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
+}
+
+/// Set when the process is told to stop (Ctrl-C, SIGTERM).
+fn signals(runtime: &tokio::runtime::Runtime) -> Result<Arc<AtomicBool>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = Arc::new(AtomicBool::new(false));
+    let _guard = runtime.enter();
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut told =
+            signal(kind).map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            while told.recv().await.is_some() {
+                stop.store(true, Ordering::Release);
+            }
+        });
+    }
+    Ok(stop)
+}
+
+/// Runs a program until its time has come or `stop` is set.
+///
+/// # Errors
+///
+/// Everything that stops a run, in one line that says what to do.
+pub fn run_until(
+    options: &RunSettings,
+    program: Arc<dyn Program>,
+    runtime: &tokio::runtime::Handle,
+    stop: &AtomicBool,
+) -> Result<RunSummary, Error> {
+    let stopwatch = stopwatch();
+    let settings = &options.settings;
+    let store = store::open(&options.store_url)?;
+    let mut files = FilesOptions::new(&options.input_dir, program.streams());
+    files.drain = matches!(options.until, Until::Drained);
+    let files = FilesFactory::new(files)?;
+    let inference = inference(settings, runtime)?;
+    let bodies = BodyCache::new(settings.memory.body_cache_bytes());
+    let started = start::claim(start::Claiming {
+        store,
+        program,
+        settings,
+        model: inference.model(),
+        runtime: runtime.clone(),
+        stopwatch: stopwatch.clone(),
+        bodies: bodies.clone(),
+    })?;
+    let ends = reader::Ends::default();
+    let drain = !matches!(options.until, Until::Signalled);
+    let edge = edge::launch(
+        &started,
+        edge::Launch { settings, files: &files, inference, bodies, ends: ends.clone(), drain },
+    )?;
+    let watch =
+        Watch { options, stop, ends, stopwatch, gauges: started.gauges.clone(), rates: VecDeque::new() };
+    watch.to_the_end(edge, started)
+}
+
+/// Watches a run: signals, progress, and what its parts say.
+struct Watch<'a> {
+    options: &'a RunSettings,
+    stop: &'a AtomicBool,
+    ends: reader::Ends,
+    stopwatch: Stopwatch,
+    gauges: Arc<Gauges>,
+    rates: VecDeque<(u64, u64, u64)>,
+}
+
+impl Watch<'_> {
+    fn to_the_end(mut self, mut edge: Edge, started: Started) -> Result<RunSummary, Error> {
+        let (mut stopping, mut failed) = (false, None);
+        loop {
+            match edge.from_conductor.recv_timeout(TICK) {
+                Ok(message) => self.take(message, &mut edge, &mut failed),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
+            }
+            if let Some(error) = edge.failure() {
+                failed.get_or_insert(error);
+                self.ends.stop.store(true, Ordering::Release);
+                edge.abort();
+            }
+            self.pass_on_drain();
+            if self.stop.load(Ordering::Acquire) && !stopping {
+                stopping = true;
+                self.ends.stop.store(true, Ordering::Release);
+                edge.tell(ToConductor::Stop);
+            }
+            self.report();
+        }
+        self.ends.stop.store(true, Ordering::Release);
+        let torn = edge.join();
+        self.report();
+        drop(started);
+        match failed.or(torn.err()) {
+            Some(error) => Err(Error::Failed(error)),
+            None => Ok(self.summary()),
+        }
+    }
+
+    fn take(&mut self, message: FromConductor, edge: &mut Edge, failed: &mut Option<String>) {
+        match message {
+            FromConductor::Closed { epoch, opened_at, closed_at } => {
+                self.gauges.closed(epoch, opened_at, closed_at)
+            }
+            FromConductor::Sealed(epoch) => edge.sealed(epoch),
+            FromConductor::Finish => edge.finish(),
+            FromConductor::Pending(pending, in_flight) => self.gauges.pending(pending, in_flight),
+            // What was read until then is still sealed, committed and published.
+            FromConductor::SourceFailed(error) => {
+                if failed.replace(error).is_none() {
+                    edge.tell(ToConductor::Stop);
+                }
+            }
+            FromConductor::Failed(error) => {
+                failed.get_or_insert(error);
+                edge.abort();
+            }
+        }
+    }
+
+    fn pass_on_drain(&self) {
+        if let Until::DrainedOnce(when) = &self.options.until
+            && when.load(Ordering::Acquire)
+        {
+            self.ends.drain.store(true, Ordering::Release);
+        }
+    }
+
+    fn report(&mut self) {
+        let (shown, now) = (self.gauges.show(), (self.stopwatch)());
+        self.rates.push_back((now, shown.records, shown.bytes));
+        while self.rates.len() > 30 {
+            self.rates.pop_front();
+        }
+        (self.options.progress)(&progress(&shown, now, &self.rates));
+    }
+
+    fn summary(&self) -> RunSummary {
+        let shown = self.gauges.show();
+        let at = |percent| Duration::from_micros(percentile(&shown.commit_us, percent));
+        RunSummary {
+            epoch: shown.epoch,
+            published: shown.published,
+            commits: shown.commits,
+            publications: shown.publications,
+            records: shown.records,
+            bytes: shown.bytes,
+            lasted: Duration::from_micros((self.stopwatch)()),
+            commit: (!shown.commit_us.is_empty()).then(|| (at(50), at(99))),
+        }
+    }
+}
+
+fn progress(shown: &Shown, now: u64, rates: &VecDeque<(u64, u64, u64)>) -> Progress {
+    let (since, records, bytes) = rates.front().copied().unwrap_or_default();
+    let seconds = (now.saturating_sub(since) as f64 / 1e6).max(1e-3);
+    let lag = shown.oldest_unpublished_ms.map_or(0, |since| clock::now_ms().saturating_sub(since).max(0));
+    Progress {
+        elapsed: Duration::from_micros(now),
+        records: shown.records,
+        bytes: shown.bytes,
+        records_per_second: (shown.records - records) as f64 / seconds,
+        bytes_per_second: (shown.bytes - bytes) as f64 / seconds,
+        epoch: Some(shown.epoch),
+        commit_p50: (!shown.commit_us.is_empty())
+            .then(|| Duration::from_micros(percentile(&shown.commit_us, 50))),
+        commit_last: shown.commit_us.last().copied().map(Duration::from_micros),
+        published: shown.published,
+        publication_lag: Duration::from_millis(lag as u64),
+        pending: shown.pending.0,
+        judged: shown.results,
+        freshness: shown.freshness_us.map(Duration::from_micros),
+        tables: shown.tables(),
+        paused: shown.paused.then(|| "the lake is catching up".to_string()),
+    }
+}

@@ -1,0 +1,210 @@
+//! The publisher's thread: decides when the lake is brought up to date, and carries it out.
+//!
+//! One publication at a time: the next starts when a root has named the last. It is due when something
+//! changed since the last and the newest named one is older than the interval, counted across restarts
+//! by the time at which its epoch was committed, so that a service that is killed more often than it
+//! publishes still publishes first thing. At an end it is due at once. Whenever the oldest unpublished
+//! change is older than the bound, the sources pause until the lake has caught up; a start with an
+//! overdue publication begins paused.
+
+use super::clock::{Stopwatch, now_ms, parse_ms};
+use super::collecting::Collector;
+use super::committing::ToCommitter;
+use super::gauges::Gauges;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use std::sync::Arc;
+use std::time::Duration;
+use tidemill_connectors::lake::LakePublisher;
+use tidemill_core::conductor::ToConductor;
+use tidemill_core::view::{PublishError, View};
+use tidemill_types::{Epoch, Root};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// What the publisher is told.
+#[derive(Debug)]
+pub(super) enum ToPublisher {
+    Committed(Box<Root>),
+    /// Publish the last change, then say so.
+    Finish,
+}
+
+/// When a publication is due: sans-IO, times in milliseconds.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) interval: i64,
+    pub(super) lag_max: i64,
+    pub(super) changed_since: Option<i64>,
+    pub(super) newest_named: i64,
+    pub(super) awaiting: Option<Epoch>,
+    pub(super) finishing: bool,
+}
+
+impl Due {
+    /// Whether to publish now.
+    pub(super) fn now(&self, now: i64) -> bool {
+        let overdue = now.saturating_sub(self.newest_named) >= self.interval;
+        self.changed_since.is_some() && self.awaiting.is_none() && (overdue || self.finishing)
+    }
+
+    /// Whether the sources must wait for the lake.
+    pub(super) fn lags(&self, now: i64) -> bool {
+        self.changed_since.is_some_and(|since| now.saturating_sub(since) > self.lag_max)
+    }
+
+    /// How long until something may be due, milliseconds.
+    pub(super) fn wait(&self, now: i64) -> u64 {
+        match self.changed_since.is_some() && self.awaiting.is_none() {
+            true => (self.newest_named + self.interval - now).clamp(1, 200) as u64,
+            false => 200,
+        }
+    }
+
+    /// Whether there is nothing left to publish or to be named.
+    pub(super) fn is_done(&self) -> bool {
+        self.changed_since.is_none() && self.awaiting.is_none()
+    }
+}
+
+pub(super) struct Publishing {
+    pub(super) lake: LakePublisher,
+    pub(super) due: Due,
+    pub(super) told: Receiver<ToPublisher>,
+    pub(super) committer: UnboundedSender<ToCommitter>,
+    pub(super) conductor: Sender<ToConductor>,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) paused: bool,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) collector: Collector,
+    pub(super) failures: u32,
+}
+
+impl Publishing {
+    /// Publishes until the last change is named. An error: the lake or the store cannot go on.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        loop {
+            let wait = Duration::from_millis(self.due.wait(now_ms()));
+            match self.told.recv_timeout(wait) {
+                Ok(ToPublisher::Committed(root)) => self.committed(&root)?,
+                Ok(ToPublisher::Finish) => self.due.finishing = true,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            // What has been committed by now belongs into the same publication.
+            while let Ok(message) = self.told.try_recv() {
+                match message {
+                    ToPublisher::Committed(root) => self.committed(&root)?,
+                    ToPublisher::Finish => self.due.finishing = true,
+                }
+            }
+            if self.due.now(now_ms()) {
+                self.publish()?;
+            }
+            self.pause_or_go_on();
+            if self.due.finishing && self.due.is_done() {
+                self.tell(ToConductor::Finished);
+                return Ok(());
+            }
+        }
+    }
+
+    fn tell(&self, event: ToConductor) {
+        // The conductor is gone only when the run is being torn down.
+        let _ = self.conductor.send(event);
+    }
+
+    fn committed(&mut self, root: &Root) -> Result<(), String> {
+        let at = parse_ms(&root.committed_at).unwrap_or_else(now_ms);
+        if let (Some(awaited), Some(published)) = (self.due.awaiting, &root.published)
+            && published.epoch >= awaited
+        {
+            self.due.awaiting = None;
+            self.due.newest_named = at;
+            self.lake.named(published.epoch);
+        }
+        self.lake.committed(root);
+        if self.lake.unpublished().is_some() {
+            self.due.changed_since.get_or_insert(at);
+        }
+        self.gauges.lag(self.due.changed_since);
+        if let Some((names, log_from)) = self.collector.step(&self.lake, root, now_ms())? {
+            // The committer is gone only when the run is being torn down.
+            let _ = self.committer.send(ToCommitter::Dropped(names, log_from));
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<(), String> {
+        let start = (self.stopwatch)();
+        let published = match self.lake.publish() {
+            Ok(published) => published,
+            Err(PublishError::Store(error)) => {
+                self.failures += 1;
+                tracing::warn!(%error, failures = self.failures, "the lake could not be published; trying again");
+                std::thread::sleep(Duration::from_millis(100 * u64::from(self.failures.min(50))));
+                return Ok(());
+            }
+            Err(PublishError::Broken(error)) => return Err(error.to_string()),
+        };
+        self.failures = 0;
+        self.due.changed_since = None;
+        self.gauges.lag(None);
+        let Some(published) = published else { return Ok(()) };
+        let stats = self.lake.stats();
+        self.gauges.published((self.stopwatch)() - start, stats.objects, stats.bytes);
+        self.due.awaiting = Some(published.epoch);
+        if self.committer.send(ToCommitter::Published(published)).is_ok() {
+            self.tell(ToConductor::Force);
+        }
+        Ok(())
+    }
+
+    fn pause_or_go_on(&mut self) {
+        let overdue_start = self.paused && !self.due.is_done();
+        let pause = self.due.lags(now_ms()) || overdue_start;
+        if pause != self.paused {
+            self.paused = pause;
+            self.gauges.paused(pause);
+            self.tell(ToConductor::Pause(pause));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn due() -> Due {
+        Due {
+            interval: 2000,
+            lag_max: 60_000,
+            changed_since: None,
+            newest_named: 10_000,
+            awaiting: None,
+            finishing: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_published_without_a_change() {
+        assert!(!Due { finishing: true, ..due() }.now(1_000_000));
+    }
+
+    #[test]
+    fn a_publication_waits_for_the_interval_and_for_the_last_to_be_named() {
+        let changed = Due { changed_since: Some(10_500), ..due() };
+        assert!(!changed.now(11_999));
+        assert!(changed.now(12_000));
+        assert!(!Due { awaiting: Some(3), changed_since: Some(1), ..due() }.now(1_000_000));
+    }
+
+    #[test]
+    fn an_end_does_not_wait_for_the_interval() {
+        assert!(Due { changed_since: Some(1), finishing: true, ..due() }.now(10_001));
+    }
+
+    #[test]
+    fn the_sources_pause_when_the_oldest_change_is_too_old() {
+        let changed = Due { changed_since: Some(10_000), ..due() };
+        assert!(!changed.lags(70_000) && changed.lags(70_001));
+    }
+}

@@ -1,0 +1,215 @@
+//! The start of a run: find the newest root, refuse what may not change, claim, and say what is stored.
+
+use super::clock::{Stopwatch, now_ms, parse_ms, stopwatch};
+use super::collecting::{Collector, collector, orphans};
+use super::committing::{delete_all, stamp};
+use super::gauges::Gauges;
+use super::stream_tables;
+use crate::Error;
+use crate::config::Settings;
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
+use tidemill_connectors::store::SegmentCache;
+use tidemill_connectors::store::log::{newest_root, read_hint, read_root};
+use tidemill_core::bodies::BodyCache;
+use tidemill_core::commit::{self, InForce, models_in_force};
+use tidemill_core::program::Program;
+use tidemill_core::store::{Created, SharedStore, StoreError};
+use tidemill_types::{Epoch, ModelId, Root, TableSchema, root_name};
+use tokio::runtime::Handle;
+
+/// What a claim needs.
+pub(super) struct Claiming<'a> {
+    pub(super) store: SharedStore,
+    pub(super) program: Arc<dyn Program>,
+    pub(super) settings: &'a Settings,
+    pub(super) model: ModelId,
+    pub(super) runtime: Handle,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) bodies: BodyCache,
+}
+
+/// A claimed store, before anything runs.
+pub(super) struct Started {
+    pub(super) store: SharedStore,
+    pub(super) program: Arc<dyn Program>,
+    pub(super) schemas: Arc<[TableSchema]>,
+    pub(super) runtime: Handle,
+    pub(super) stopwatch: Stopwatch,
+    pub(super) gauges: Arc<Gauges>,
+    pub(super) claim: Root,
+    pub(super) in_force: InForce,
+    pub(super) changed: bool,
+    pub(super) stored: Arc<Snapshot>,
+    pub(super) segments: Arc<SegmentCache>,
+    pub(super) snapshots: SnapshotOptions,
+    pub(super) lake: std::sync::Mutex<Option<Lake>>,
+}
+
+/// The lake as it is at the claim.
+pub(super) struct Lake {
+    pub(super) publisher: LakePublisher,
+    pub(super) collector: Collector,
+    /// When the epoch of the newest publication was committed, milliseconds since 1970.
+    pub(super) newest_named: i64,
+    /// When the oldest unpublished change was committed.
+    pub(super) changed_since: Option<i64>,
+}
+
+/// The fixed settings in which a program differs from the store's.
+fn refused(program: &dyn Program, newest: &Root) -> Option<String> {
+    let ours = program.id();
+    if ours.name != newest.program.name {
+        return Some(format!(
+            "the store belongs to the program `{}`, this is `{}`: choose another store",
+            newest.program.name, ours.name
+        ));
+    }
+    let fixed = program.fixed_settings().into_iter();
+    let differs = |name: &&str| ours.settings.get(name) != newest.program.settings.get(name);
+    let name = fixed.filter(differs).next()?;
+    let value =
+        |settings: &serde_json::Value| settings.get(name).map_or("absent".into(), ToString::to_string);
+    Some(format!(
+        "the setting `{name}` is fixed by the store's first commit: it is {} there and {} now. Start with the old \
+         value, or with a new store",
+        value(&newest.program.settings),
+        value(&ours.settings)
+    ))
+}
+
+/// Claims the store: a root of a higher generation that repeats all else.
+async fn claim_root(
+    store: &SharedStore,
+    program: &dyn Program,
+    model: &ModelId,
+) -> Result<(Option<Root>, Root), Error> {
+    loop {
+        let hint = read_hint(&**store).await.unwrap_or_default();
+        let newest = newest_root(&**store, hint).await?;
+        if let Some(why) = newest.as_ref().and_then(|newest| refused(program, newest)) {
+            return Err(Error::Failed(why));
+        }
+        let start = InForce { program: program.id(), models: vec![model.clone()] };
+        let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
+        let body = serde_json::to_vec_pretty(&claim).map_err(Error::failed)?;
+        match store.create(&root_name(claim.epoch), Bytes::from(body)).await {
+            Ok(Created::New) => return Ok((newest, claim)),
+            answer => match read_root(&**store, claim.epoch).await {
+                Ok(found) if found.nonce == claim.nonce => return Ok((newest, claim)),
+                // Taken by another, which we go on from, or not there, so the same again.
+                Ok(_) | Err(StoreError::NotFound { .. }) => {
+                    if let Err(error) = answer {
+                        tracing::warn!(%error, "the store could not be claimed; trying again");
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+}
+
+/// Claims the store and reads what a run goes on from.
+pub(super) fn claim(claiming: Claiming<'_>) -> Result<Started, Error> {
+    let Claiming { store, program, settings, model, runtime, stopwatch, bodies } = claiming;
+    let (before, claim) = runtime.block_on(claim_root(&store, &*program, &model))?;
+    if let Some(before) = &before {
+        runtime.block_on(delete_all(&store, &before.dropped));
+    }
+    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model) };
+    let changed = in_force.program != claim.program || in_force.models != claim.models;
+    let schemas: Arc<[TableSchema]> = program.tables().into();
+    let snapshots = SnapshotOptions {
+        store: store.clone(),
+        handle: runtime.clone(),
+        schemas: schemas.clone(),
+        streams: stream_tables(&*program),
+        extract: program.clone(),
+        memory_bytes_max: settings.memory.publish_bytes() as usize,
+    };
+    let stored = Arc::new(Snapshot::of(snapshots.clone(), claim.clone())?);
+    let gauges = Arc::new(Gauges::default());
+    gauges.start(&claim, rows(&stored, &schemas)?);
+    let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
+    let mut started = Started {
+        store,
+        program,
+        schemas,
+        runtime,
+        stopwatch,
+        gauges,
+        claim,
+        in_force,
+        changed,
+        stored,
+        segments,
+        snapshots,
+        lake: std::sync::Mutex::default(),
+    };
+    let lake = open_lake(&started, settings, before.as_ref(), bodies)?;
+    started.lake = std::sync::Mutex::new(Some(lake));
+    Ok(started)
+}
+
+fn rows(stored: &Snapshot, schemas: &[TableSchema]) -> Result<BTreeMap<String, i64>, Error> {
+    let mut rows = BTreeMap::new();
+    for schema in schemas {
+        rows.insert(schema.name.clone(), stored.count(&schema.name)? as i64);
+    }
+    Ok(rows)
+}
+
+fn open_lake(
+    started: &Started,
+    settings: &Settings,
+    before: Option<&Root>,
+    bodies: BodyCache,
+) -> Result<Lake, Error> {
+    let (store, runtime, claim) = (&started.store, &started.runtime, &started.claim);
+    let (cache, reading, handle) = (started.segments.clone(), store.clone(), runtime.clone());
+    let options = LakeOptions {
+        store: store.clone(),
+        handle: runtime.clone(),
+        schemas: started.schemas.clone(),
+        streams: started.snapshots.streams.clone(),
+        extract: started.program.clone(),
+        segments: Arc::new(move |segment| Ok(handle.block_on(cache.segment(&*reading, segment))?)),
+        bodies: Some(Arc::new(move |digest| bodies.get(digest))),
+        uuids: Arc::new(super::clock::uuid),
+        clock: Arc::new(now_ms),
+        memory_bytes_max: settings.memory.publish_bytes() as usize,
+    };
+    let timer = stopwatch();
+    let mut publisher = LakePublisher::open(options, claim)?;
+    let published = claim.published.as_ref().map(|p| p.epoch);
+    let newest_named = match published.or(before.map(|_| claim.log_from)) {
+        Some(epoch) => committed_ms(&runtime.block_on(read_root(&**store, epoch))?),
+        None => committed_ms(claim),
+    };
+    let mut changed_since = None;
+    for epoch in publisher.next_root()..=claim.epoch {
+        let root = catch_up(started, epoch)?;
+        tidemill_core::view::View::committed(&mut publisher, &root);
+        if publisher.unpublished().is_some() {
+            changed_since.get_or_insert(committed_ms(&root));
+        }
+    }
+    let names = runtime.block_on(orphans(store, before, claim.generation)).map_err(Error::Failed)?;
+    let collector = collector(store.clone(), runtime.clone(), settings.store.retention, claim, names);
+    tracing::info!(ms = timer() / 1000, epoch = claim.epoch, "the lake is open");
+    Ok(Lake { publisher, collector, newest_named, changed_since })
+}
+
+fn catch_up(started: &Started, epoch: Epoch) -> Result<Root, Error> {
+    if epoch == started.claim.epoch {
+        return Ok(started.claim.clone());
+    }
+    Ok(started.runtime.block_on(read_root(&*started.store, epoch))?)
+}
+
+fn committed_ms(root: &Root) -> i64 {
+    parse_ms(&root.committed_at).unwrap_or_else(now_ms)
+}

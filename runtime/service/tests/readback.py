@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+"""Reads a store's publications with the tools that others use: PyIceberg and DuckDB.
+
+    readback.py STORE [--epochs N,N,... | --newest] [--out DIR] [--engines pyiceberg,duckdb]
+    readback.py STORE --check --tidemill PATH       ... and holds `tidemill show` to the same rows
+
+Every root of the store may name a publication; each of them is read, table by table, from its
+`metadata_location` alone. With `--out` the rows are written as JSON lines, one file a table at
+DIR/ENGINE/EPOCH/TABLE.jsonl, as `tidemill show --format json` prints them. With `--check` the rows of all
+engines must be the same, and as many as the root says; without `--tidemill`, only the engines' own.
+
+It needs: pip install pyiceberg==0.12.0 pyarrow duckdb==1.4.4 duckdb-ext-iceberg==1.4.4.20260205 \
+    duckdb-ext-avro==1.4.4.20260205
+(DuckDB's extensions come as packages, because DuckDB itself would fetch them from a site of its own.)
+
+It ends with 0 if all is well, with 1 if rows differ (at most 20 are told), with 2 if it cannot be run.
+"""
+
+import argparse
+import base64
+import json
+import struct
+import subprocess
+import sys
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+TOLD_MAX = 20
+
+
+def publications(store):
+    """{epoch: {table: {metadata_location, snapshot_id, rows}}} as the newest root that names each says."""
+    found = {}
+    for root in sorted((store / "catalog").glob("[0-9]" * 20 + ".json")):
+        published = json.loads(root.read_bytes())["published"]
+        if published:
+            found[published["epoch"]] = published["tables"]
+    return found
+
+
+def shortest_float(value):
+    """The double with the fewest digits that is the same 32-bit float."""
+    bits = struct.pack("<f", value)
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits}g}")
+        try:
+            if struct.pack("<f", short) == bits:
+                return short
+        except OverflowError:
+            continue
+    return value
+
+
+def converter(kind):
+    """From an Arrow value of that type to what stands in JSON."""
+    import pyarrow.types as types
+
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return lambda value: base64.b64encode(value).decode()
+    if types.is_timestamp(kind):
+        return lambda value: value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if types.is_list(kind) or types.is_large_list(kind):
+        return lambda value: [shortest_float(item) for item in value]
+    return lambda value: value
+
+
+def utc(table):
+    """The table with its timestamps in UTC, microseconds."""
+    import pyarrow as pa
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type):
+            column = table.column(place).cast(pa.timestamp("us", "UTC"))
+            table = table.set_column(place, field.name, column)
+    return table
+
+
+def rows_of(table):
+    """The rows of an Arrow table as dictionaries that can be written as JSON."""
+    table = utc(table)
+    columns = []
+    for place, field in enumerate(table.schema):
+        convert = converter(field.type)
+        values = table.column(place).to_pylist()
+        columns.append([None if value is None else convert(value) for value in values])
+    names = table.schema.names
+    return [dict(zip(names, values)) for values in zip(*columns)]
+
+
+def read_pyiceberg(entry):
+    from pyiceberg.table import StaticTable
+
+    table = StaticTable.from_metadata(entry["metadata_location"])
+    snapshot = table.current_snapshot()
+    if snapshot is None or snapshot.snapshot_id != entry["snapshot_id"]:
+        there = snapshot and snapshot.snapshot_id
+        raise ValueError(f"the root names snapshot {entry['snapshot_id']}, the metadata {there}")
+    return rows_of(table.scan().to_arrow())
+
+
+class DuckDb:
+    """A connection with the Iceberg extension, loaded once."""
+
+    def __init__(self):
+        import duckdb
+
+        self.connection = duckdb.connect()
+        folder = Path(sysconfig.get_paths()["purelib"]) / "duckdb_ext" / "extensions" / f"v{duckdb.__version__}"
+        for name in ("avro", "iceberg"):
+            extension = next(folder.glob(f"*/{name}.duckdb_extension"), None)
+            if extension is None:
+                raise SystemExit(f"no extension {name} under {folder}: pip install duckdb-ext-{name}")
+            self.connection.execute(f"LOAD '{extension}'")
+        self.connection.execute("SET TimeZone = 'UTC'")
+
+    def read(self, entry):
+        location = entry["metadata_location"].replace("'", "''")
+        result = self.connection.execute(f"SELECT * FROM iceberg_scan('{location}')")
+        return rows_of(result.fetch_arrow_table())
+
+
+def read_show(command, store, table, epoch):
+    """The rows that `tidemill show` prints."""
+    arguments = [command, "show", table, "--store", str(store), "--at", str(epoch), "--format", "json"]
+    done = subprocess.run(arguments, capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(f"{' '.join(arguments)} ended with {done.returncode}: {done.stderr.decode(errors='replace')}")
+    return [json.loads(line) for line in done.stdout.split(b"\n") if line]
+
+
+def canonical(row):
+    """Equal text for equal rows: null columns aside, numbers by value."""
+
+    def plain(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float, list)):
+            return value
+        if isinstance(value, list):
+            return [float(item) for item in value]
+        return int(value) if float(value).is_integer() and abs(value) < 2**53 else value
+
+    return json.dumps({name: plain(value) for name, value in row.items() if value is not None}, sort_keys=True)
+
+
+def differences(what, want, got):
+    """Lines that say which rows are in one and not in the other."""
+    want, got = Counter(map(canonical, want)), Counter(map(canonical, got))
+    lines = [f"{what}: missing {row[:600]}" for row in (want - got).elements()]
+    return lines + [f"{what}: extra {row[:600]}" for row in (got - want).elements()]
+
+
+class Readback:
+    """One pass over publications."""
+
+    def __init__(self, options):
+        self.options = options
+        self.wrong = []
+        self.read = 0
+        engines = {"pyiceberg": lambda: read_pyiceberg, "duckdb": lambda: DuckDb().read}
+        self.engines = {name: engines[name]() for name in options.engines.split(",")}
+
+    def table(self, epoch, name, entry):
+        found = {}
+        for engine, read in self.engines.items():
+            what = f"epoch {epoch} {name} by {engine}"
+            try:
+                found[engine] = read(entry)
+            except Exception as error:  # whatever a reader throws is a finding
+                self.wrong.append(f"{what}: {type(error).__name__}: {error}")
+                continue
+            self.read += 1
+            if len(found[engine]) != entry["rows"]:
+                self.wrong.append(f"{what}: {len(found[engine])} rows, the root says {entry['rows']}")
+            self.write(engine, epoch, name, found[engine])
+        if self.options.check and found:
+            self.check(epoch, name, found)
+
+    def write(self, engine, epoch, name, rows):
+        if self.options.out:
+            path = self.options.out / engine / str(epoch) / f"{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            path.write_text("".join(lines), encoding="utf-8")
+
+    def check(self, epoch, name, found):
+        (first, want), *others = found.items()
+        if self.options.tidemill:
+            try:
+                others.append(("show", read_show(self.options.tidemill, self.options.store, name, epoch)))
+            except ValueError as error:
+                self.wrong.append(str(error))
+        for engine, got in others:
+            self.wrong += differences(f"epoch {epoch} {name}, {engine} beside {first}", want, got)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--epochs", type=lambda text: [int(number) for number in text.split(",")])
+    parser.add_argument("--newest", action="store_true", help="only the newest publication")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--engines", default="pyiceberg,duckdb")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--tidemill", help="the binary, for --check")
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    found = publications(options.store)
+    if not found:
+        raise SystemExit(f"{options.store} has no publication")
+    epochs = options.epochs or sorted(found)
+    if missing := [epoch for epoch in epochs if epoch not in found]:
+        raise SystemExit(f"no root names a publication of {missing}; there are {sorted(found)}")
+    readback = Readback(options)
+    epochs = epochs[-1:] if options.newest else epochs
+    for epoch in epochs:
+        for name, entry in sorted(found[epoch].items()):
+            readback.table(epoch, name, entry)
+    for line in readback.wrong[:TOLD_MAX]:
+        print(line, file=sys.stderr)
+    if readback.wrong:
+        print(f"{len(readback.wrong)} differences", file=sys.stderr)
+        sys.exit(1)
+    print(f"{len(epochs)} publications, {readback.read} tables read, all equal" if options.check
+          else f"{readback.read} tables read")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            sys.exit(2)
+        raise

@@ -1,0 +1,28 @@
+//! The nouns that two or more rooms of Tidemill share: digests, texts, schemas, rows, roots.
+//!
+//! Pure: no I/O, no clock, no randomness, no threads. What stands here is what crosses a wall:
+//! a [`Row`] leaves the dataflow as [`Cell`]s, a [`Text`] stands in a row for a long value,
+//! a [`Root`] is what one commit wrote, and the predicates of [`invariants`] say when a chain of
+//! roots is right.
+
+mod digest;
+mod partition;
+mod root;
+mod row;
+mod schema;
+mod text;
+
+pub mod invariants;
+
+pub use digest::Digest;
+pub use partition::Partition;
+pub use root::{
+    Cursors, FORMAT, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef, SegmentRef,
+    root_epoch, root_name,
+};
+pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};
+pub use schema::{Column, Kind, TableSchema};
+pub use text::{Origin, Text};
+
+/// The one logical time of the dataflow and the number of a commit; no holes.
+pub type Epoch = u64;

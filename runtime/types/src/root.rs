@@ -1,0 +1,139 @@
+//! The durable record of one commit, as it stands in the store: one JSON object, written once.
+//!
+//! `catalog/<epoch, 20 digits>.json`. The fields that outsiders rely on (`format`, `epoch`,
+//! `committed_at`, `generation`, `program`, `positions`, `models`, `published`) keep their names and
+//! shapes; the others are the runtime's. Names of objects are relative to the store; addresses inside
+//! `published` are absolute and begin with `location`, so that a reader of a copied store can make
+//! them relative again.
+
+use crate::Epoch;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The format that this code writes, and the only one that it reads.
+pub const FORMAT: u32 = 1;
+
+/// `{stream: {partition: next offset}}`: all records below it are covered.
+pub type Positions = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// What a source needs besides the offset to go on: `{stream: {partition: its own}}`.
+pub type Cursors = BTreeMap<String, BTreeMap<String, serde_json::Value>>;
+
+/// The record of one commit.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Root {
+    /// Always [`FORMAT`].
+    pub format: u32,
+    /// The number of the commit.
+    pub epoch: Epoch,
+    /// RFC 3339, UTC.
+    pub committed_at: String,
+    /// The writer generation; a higher one fences all lower.
+    pub generation: u64,
+    /// Unique to this body: who reads its own nonce back has committed.
+    pub nonce: String,
+    /// The absolute address of the store when this was written, without a trailing slash.
+    pub location: String,
+    /// Whether this root is a claim: it repeats all else of its predecessor.
+    pub claim: bool,
+    /// The program and its settings in force.
+    pub program: ProgramId,
+    /// What has been consumed.
+    pub positions: Positions,
+    /// What the sources need to go on from there.
+    #[serde(default)]
+    pub cursors: Cursors,
+    /// In order of last activation; the model in force stands last.
+    pub models: Vec<ModelId>,
+    /// One segment a worker that had changes.
+    pub segments: Vec<SegmentRef>,
+    /// The newest publication that was complete when this root was written.
+    pub published: Option<Published>,
+    /// Objects that readers need no more; deleted after this root is committed.
+    #[serde(default)]
+    pub dropped: Vec<String>,
+    /// The oldest root that is kept (as of this root).
+    #[serde(default)]
+    pub log_from: Epoch,
+}
+
+/// A program, by name, version and settings.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProgramId {
+    /// The program's name.
+    pub name: String,
+    /// What its author declares; another version means that the tables are recomputed.
+    pub version: String,
+    /// The settings in force, defaults included.
+    pub settings: serde_json::Value,
+}
+
+/// A model and its version; a version covers every parameter that shapes the output.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ModelId {
+    /// The model's name.
+    pub model: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// One worker's share of one epoch's changelog.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SegmentRef {
+    /// Relative to the store.
+    pub name: String,
+    /// The worker that wrote it.
+    pub worker: usize,
+    /// Its size.
+    pub bytes: u64,
+    /// Hex of the 128-bit BLAKE3 digest of its bytes.
+    pub digest: String,
+    /// A byte range for each table that changed.
+    pub tables: BTreeMap<String, SectionRef>,
+    /// The byte range of the bodies that arrived at this worker in this epoch.
+    pub bodies: Option<SectionRef>,
+}
+
+/// A byte range of a segment.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SectionRef {
+    /// From the start of the segment.
+    pub offset: u64,
+    /// In bytes.
+    pub length: u64,
+    /// Rows with a positive diff (for bodies: bodies).
+    pub inserted: u64,
+    /// Rows with a negative diff.
+    pub deleted: u64,
+}
+
+/// All tables as of one epoch, as Iceberg snapshots.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Published {
+    /// The epoch that the tables are as of.
+    pub epoch: Epoch,
+    /// Every table of the program, changed or not, empty or not.
+    pub tables: BTreeMap<String, PublishedTable>,
+}
+
+/// One table of a publication.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PublishedTable {
+    /// The absolute address of the Iceberg metadata file.
+    pub metadata_location: String,
+    /// The Iceberg snapshot.
+    pub snapshot_id: i64,
+    /// Live rows.
+    pub rows: u64,
+}
+
+/// The name of an epoch's root, relative to the store.
+pub fn root_name(epoch: Epoch) -> String {
+    format!("catalog/{epoch:020}.json")
+}
+
+/// The epoch whose root has this name.
+pub fn root_epoch(name: &str) -> Option<Epoch> {
+    let digits = name.strip_prefix("catalog/")?.strip_suffix(".json")?;
+    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
