@@ -224,4 +224,43 @@ mod tests {
         let selection = select_positions(&[0, 1, 5, 7, 8]);
         assert_eq!((selection.row_count(), selection.skipped_row_count()), (5, 4));
     }
+
+    /// 40 MiB of text make two row groups; a file of at most 8 MiB is closed after the first.
+    #[test]
+    fn single_rows_of_a_large_file_are_read_by_ranges() {
+        use crate::lake::data_file::{BatchBuilder, DataWriter};
+        use arrow::array::{Array, StringArray};
+        use tidemill_types::{Cell, Kind, TableSchema};
+        let schema = TableSchema::new("t", [("id*", Kind::Long), ("body", Kind::Text)]);
+        let body = |id: u32| -> String {
+            let hashes = (0..1600u32).map(|n| blake3::hash(&[id.to_le_bytes(), n.to_le_bytes()].concat()));
+            hashes.map(|hash| hash.to_hex().to_string()).collect()
+        };
+        let mut writer = DataWriter::new(&schema, 8 << 20);
+        let mut finished = Vec::new();
+        for ids in (0..400u32).collect::<Vec<_>>().chunks(50) {
+            let mut batch = BatchBuilder::new(&schema);
+            ids.iter().for_each(|id| batch.push([Cell::Long(*id as i64), Cell::Str(&body(*id))]).unwrap());
+            finished.extend(writer.write(&batch.finish().unwrap()).unwrap());
+        }
+        finished.extend(writer.finish().unwrap());
+        assert_eq!((finished.len(), finished.iter().map(|file| file.rows).sum::<u32>()), (2, 400));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = crate::store::open("memory://lake-io-large").unwrap();
+        let io = Io { store, handle: runtime.handle().clone() };
+        let first = &finished[0];
+        assert!(first.body.len() as u64 > WHOLE_BYTES_MAX);
+        runtime.block_on(io.store.put("f", first.body.clone())).unwrap();
+        let file = FileRef { name: "f".into(), bytes: first.body.len() as u64 };
+        let wanted = [0, 7, 8, 200, first.rows - 1];
+        let mut got = Vec::new();
+        io.scan(&file, Some(&[1]), Some(select_positions(&wanted)), &mut |batch| {
+            let texts = batch.column(0).as_any().downcast_ref::<StringArray>().unwrap();
+            got.extend((0..texts.len()).map(|row| texts.value(row).to_string()));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        assert_eq!(got, wanted.map(body));
+        assert_eq!(io.footer_rows(&file).unwrap(), first.rows as u64);
+    }
 }

@@ -1,7 +1,7 @@
 //! What workers say to worker 0 and what worker 0 says to all, as a small dataflow of its own.
 //!
-//! Statuses are exchanged to worker 0, commands are broadcast from it. The dataflow's time never
-//! advances: messages flow as soon as they are sent. In one process or many it is the same.
+//! Statuses are exchanged to worker 0, commands are broadcast from it. Its times only number the messages
+//! of an input; nothing waits for a frontier. In one process or many it is the same.
 
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -71,6 +71,13 @@ fn gather<D: 'static>(stream: Stream<'_, u64, Vec<D>>) -> Rc<RefCell<VecDeque<D>
     queue
 }
 
+/// Sends what an input holds. Only the end of a time wakes the operators behind an input, so each
+/// message ends one.
+fn pass_on<D: Clone + 'static>(input: &mut Handle<D>) {
+    let next = input.time() + 1;
+    input.advance_to(next);
+}
+
 impl Control {
     pub(crate) fn build(worker: &mut Worker) -> Self {
         worker.dataflow::<u64, _, _>(|scope| {
@@ -84,12 +91,12 @@ impl Control {
 
     pub(crate) fn tell_first(&mut self, status: Status) {
         self.status.send(status);
-        self.status.flush();
+        pass_on(&mut self.status);
     }
 
     pub(crate) fn tell_all(&mut self, command: Command) {
         self.command.send(command);
-        self.command.flush();
+        pass_on(&mut self.command);
     }
 
     /// The next status that reached this worker (worker 0 only).

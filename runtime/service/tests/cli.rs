@@ -19,7 +19,7 @@ fn ended(arguments: &[&str]) -> (Option<i32>, String, String) {
 #[test]
 fn a_wrong_command_line_exits_with_two_and_says_what_is_near() {
     for (arguments, said) in [
-        (vec!["rnu"], "'run'"),
+        (vec!["tabels"], "'tables'"),
         (vec!["run", "--epoch-intervall", "1s"], "--epoch-interval"),
         (vec!["show"], "<TABLE>"),
         (vec!["diff", "train.sft", "--from", "1"], "--to"),
@@ -109,7 +109,7 @@ fn check_counts_what_would_be_accepted_rejected_and_made() {
         "log:2:",
         "missing_field: 1",
         "log:4:",
-        "2 samples",
+        "would come of it",
         "log:7 has no line end",
     ] {
         assert!(out.contains(said), "{said}: {out}");

@@ -64,7 +64,7 @@ fn decode(app: &App, program: &dyn Program, stream: usize, path: &Path) -> Resul
         }
         findings.records += 1;
         decoder.decode(&raw(&line, &partition, keep), &mut batch);
-        if findings.records % BATCH == 0 {
+        if findings.records.is_multiple_of(BATCH) {
             findings.take(decoder.as_mut(), &mut batch);
         }
     }

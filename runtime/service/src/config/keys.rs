@@ -172,7 +172,8 @@ pub type Path = Vec<String>;
 /// The dotted name of a path, with segments quoted where TOML needs it.
 pub fn dotted(path: &[String]) -> String {
     let bare = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
-    let quoted = |s: &String| if bare(s) { s.clone() } else { format!("{:?}", s) };
+    let quoted =
+        |s: &String| if bare(s) { s.clone() } else { serde_json::Value::from(s.as_str()).to_string() };
     path.iter().map(quoted).collect::<Vec<_>>().join(".")
 }
 
@@ -252,7 +253,9 @@ impl<'a> Known<'a> {
 
     fn fill_rest(&self, pattern: &[String], rest: &str, path: &mut Path) -> bool {
         let Some(segment) = pattern.get(path.len()) else { return rest.is_empty() };
-        let Some(rest) = (if path.is_empty() { Some(rest) } else { rest.strip_prefix('_') }) else { return false };
+        let Some(rest) = (if path.is_empty() { Some(rest) } else { rest.strip_prefix('_') }) else {
+            return false;
+        };
         let candidates = match segment.as_str() {
             "*" => self.candidates(path, rest),
             fixed => vec![fixed.to_string()],
