@@ -5,15 +5,14 @@ use super::program::Flywheel;
 use super::rows::{CallRow, TrajectoryRow};
 use super::settings::FlywheelSettings;
 use super::story::late_scores;
+use super::tally::Samples;
 use crate::Error;
 use crate::cli::{App, Exporter, Hooks, StoreReader, Tables, Tally};
 use crate::config::{ProgramKey, ProgramSettings};
-use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemill_core::program::Program;
-use tidemill_core::source::{SourceRow, Word};
-use tidemill_types::{Digest, Value};
+use tidemill_types::Value;
 
 /// The flywheel, ready for [`crate::cli::main`].
 pub fn app() -> App {
@@ -94,8 +93,8 @@ impl Hooks for FlywheelHooks {
 
     fn tally(&self, stream: usize) -> Option<Box<dyn Tally>> {
         match stream {
-            0 => Some(Box::new(Samples::<TrajectoryRow>::new(|row| row.facts.is_some()))),
-            1 => Some(Box::new(Samples::<CallRow>::new(|row| row.facts.is_some()))),
+            0 => Some(Box::new(Samples::of(|row: &TrajectoryRow| (&row.facts, &row.tenant)))),
+            1 => Some(Box::new(Samples::of(|row: &CallRow| (&row.facts, &row.tenant)))),
             _ => None,
         }
     }
@@ -106,34 +105,5 @@ impl Hooks for FlywheelHooks {
 
     fn showcase(&self) -> Vec<&'static str> {
         vec!["train.sft", "train.preferences"]
-    }
-}
-
-/// Which keys would have a sample.
-struct Samples<T> {
-    has_sample: fn(&T) -> bool,
-    keys: HashMap<Digest, bool>,
-}
-
-impl<T: SourceRow> Samples<T> {
-    fn new(has_sample: fn(&T) -> bool) -> Self {
-        Self { has_sample, keys: HashMap::new() }
-    }
-}
-
-impl<T: SourceRow> Tally for Samples<T> {
-    fn words(&mut self, words: Box<dyn Any + Send>) {
-        let Ok(words) = words.downcast::<Vec<(Digest, Word<T>)>>() else { return };
-        for (key, word) in *words {
-            match &word.value {
-                Some(row) => self.keys.insert(key, (self.has_sample)(row)),
-                None => self.keys.remove(&key),
-            };
-        }
-    }
-
-    fn result(&self) -> String {
-        let samples = self.keys.values().filter(|has| **has).count();
-        format!("{} rows, of which {samples} have a sample (copies counted one by one)", self.keys.len())
     }
 }

@@ -24,6 +24,7 @@ pub mod rows;
 pub mod settings;
 pub mod story;
 pub mod tables;
+pub mod tally;
 
 pub use app::app;
 

@@ -126,6 +126,11 @@ fn request(row: &Row) -> Request {
 pub fn input_at(root: &Value, folder: &Path, embeddings: &[Row], failures: &[Row]) -> Input {
     let positions: Positions =
         serde_json::from_value(root["positions"].clone()).expect("positions of a root");
+    input_of(root, read(folder, &positions), embeddings, failures)
+}
+
+/// What a commit covers, from its root, the records below its positions and its `ai.*` tables.
+pub fn input_of(root: &Value, records: Vec<Record>, embeddings: &[Row], failures: &[Row]) -> Input {
     let models = root["models"].as_array().expect("models of a root").iter();
     let name = |model: &Value, field: &str| model[field].as_str().expect("a model of a root").to_string();
     let vector = |row: &Row| {
@@ -133,7 +138,7 @@ pub fn input_at(root: &Value, folder: &Path, embeddings: &[Row], failures: &[Row
         numbers.iter().map(|number| number.as_f64().expect("a number") as f32).collect::<Vec<f32>>()
     };
     let input = Input {
-        records: read(folder, &positions),
+        records,
         settings: root["program"]["settings"].clone(),
         models: models.map(|model| (name(model, "model"), name(model, "version"))).collect(),
         embeddings: embeddings.iter().map(|row| (request(row), vector(row))).collect(),
