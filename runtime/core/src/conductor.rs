@@ -55,6 +55,8 @@ pub enum FromConductor {
     Failed(String),
     /// Requests that wait for an answer, and how many of them the model has.
     Pending(u64, u64),
+    /// The workers are told to leave.
+    Leaving,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -173,6 +175,7 @@ impl Conductor {
             }
             ToConductor::Stop => {}
             ToConductor::Abort | ToConductor::Finished => {
+                self.tell_edge(FromConductor::Leaving);
                 control.tell_all(Command::Leave);
                 self.phase = Phase::Left;
             }

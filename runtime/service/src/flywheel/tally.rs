@@ -59,6 +59,11 @@ impl<T: Send + Sync + 'static> Tally for Samples<T> {
     fn result(&self) -> String {
         let samples: HashSet<&Digest> = self.words.values().flatten().collect();
         let with = self.words.values().flatten().count();
-        format!("{} rows, {} samples, {} copies of them", self.words.len(), samples.len(), with - samples.len())
+        format!(
+            "{} rows, {} samples, {} copies of them",
+            self.words.len(),
+            samples.len(),
+            with - samples.len()
+        )
     }
 }

@@ -7,7 +7,7 @@
 //! them as dropped, and when it is committed they are deleted. The newest root is never deleted.
 //!
 //! Orphans are objects that no root names: a segment or a lake file of a lower generation whose epoch
-//! is above what that generation's last root could name. They are listed once, at the start.
+//! is above what that generation's last root could name. They are looked for once, a while after the start.
 
 use super::uploading::segment_epoch;
 use std::collections::VecDeque;
@@ -34,6 +34,8 @@ pub(super) struct Collector {
     pub(super) young: Epoch,
     /// Names that wait to be listed.
     pub(super) waiting: VecDeque<String>,
+    /// The newest root before our claim, until what its writers left has been looked for.
+    pub(super) orphans_of: Option<Option<Root>>,
     pub(super) looked_at: i64,
 }
 
@@ -54,6 +56,10 @@ impl Collector {
     ) -> Result<Option<Dropped>, String> {
         if now - self.looked_at >= self.every_ms {
             self.looked_at = now;
+            if let Some(before) = self.orphans_of.take() {
+                let found = orphans(&self.store, before.as_ref(), newest.generation);
+                self.waiting.extend(self.runtime.block_on(found)?);
+            }
             self.look(lake, newest, now)?;
         }
         let count = self.waiting.len().min(NAMES_A_ROOT);
@@ -104,11 +110,7 @@ impl Collector {
 
 /// Objects of lower generations that no root names: what writers left that are gone. `before` is the
 /// newest root before our claim.
-pub(super) async fn orphans(
-    store: &SharedStore,
-    before: Option<&Root>,
-    ours: u64,
-) -> Result<Vec<String>, String> {
+async fn orphans(store: &SharedStore, before: Option<&Root>, ours: u64) -> Result<Vec<String>, String> {
     let last = before.map(|root| root.epoch);
     let published = before.and_then(|root| root.published.as_ref()).map(|p| p.epoch);
     let mut names = Vec::new();
@@ -138,7 +140,7 @@ pub(super) fn collector(
     runtime: Handle,
     retention: std::time::Duration,
     claim: &Root,
-    orphans: Vec<String>,
+    before: Option<&Root>,
 ) -> Collector {
     let retention_ms = retention.as_millis().min(i64::MAX as u128) as i64;
     Collector {
@@ -148,7 +150,8 @@ pub(super) fn collector(
         every_ms: (retention_ms / 100).clamp(1000, 60_000),
         log_from: claim.log_from,
         young: claim.log_from,
-        waiting: orphans.into(),
-        looked_at: 0,
+        waiting: VecDeque::new(),
+        orphans_of: Some(before.cloned()),
+        looked_at: super::clock::now_ms(),
     }
 }

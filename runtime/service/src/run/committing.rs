@@ -2,6 +2,7 @@
 
 use super::clock::{Stopwatch, nonce, now_rfc3339};
 use super::gauges::Gauges;
+use super::start::StoredAtStart;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub(super) struct Commits {
     pub(super) publisher: Sender<super::publishing::ToPublisher>,
     pub(super) abort: Arc<AtomicBool>,
     pub(super) gauges: Arc<Gauges>,
+    pub(super) stored: Arc<StoredAtStart>,
     pub(super) stopwatch: Stopwatch,
 }
 
@@ -103,6 +105,7 @@ impl Commits {
 
     async fn committed(&self, root: Root) {
         let (epoch, dropped) = (root.epoch, root.dropped.clone());
+        self.stored.release();
         self.gauges.committed(&root, (self.stopwatch)());
         // Whoever is gone by now no longer needs to know.
         let _ = self.publisher.send(super::publishing::ToPublisher::Committed(Box::new(root)));

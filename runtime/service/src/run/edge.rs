@@ -80,7 +80,19 @@ impl Edge {
     /// Leaves at once; what is not committed is not.
     pub(super) fn abort(&self) {
         self.abort.store(true, Ordering::Release);
+        let _ = self.publisher.send(ToPublisher::Leave);
         self.tell(ToConductor::Abort);
+    }
+
+    /// Whether a worker has ended although nobody told it to: it panicked, and the others wait for it.
+    pub(super) fn has_lost_a_worker(&self) -> bool {
+        let guards = self.workers.as_ref().map_or(&[][..], |workers| workers.guards());
+        guards.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Lets everything go without waiting; the process ends soon.
+    pub(super) fn forget(mut self) {
+        std::mem::forget(self.workers.take());
     }
 
     /// Waits until every thread has ended.
@@ -207,6 +219,7 @@ fn spawn_committer(
         publisher: publisher.clone(),
         abort: abort.clone(),
         gauges: started.gauges.clone(),
+        stored: started.stored.clone(),
         stopwatch: started.stopwatch.clone(),
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());

@@ -151,8 +151,15 @@ pub fn run_until(
         &started,
         edge::Launch { settings, files: &files, inference, bodies, ends: ends.clone(), drain },
     )?;
-    let watch =
-        Watch { options, stop, ends, stopwatch, gauges: started.gauges.clone(), rates: VecDeque::new() };
+    let watch = Watch {
+        options,
+        stop,
+        ends,
+        stopwatch,
+        gauges: started.gauges.clone(),
+        rates: VecDeque::new(),
+        leaving: false,
+    };
     watch.to_the_end(edge, started)
 }
 
@@ -164,6 +171,7 @@ struct Watch<'a> {
     stopwatch: Stopwatch,
     gauges: Arc<Gauges>,
     rates: VecDeque<(u64, u64, u64)>,
+    leaving: bool,
 }
 
 impl Watch<'_> {
@@ -174,6 +182,13 @@ impl Watch<'_> {
                 Ok(message) => self.take(message, &mut edge, &mut failed),
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
                 Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
+            }
+            if edge.has_lost_a_worker() && edge.from_conductor.is_empty() && !self.leaving {
+                edge.forget();
+                let what = crate::cli::last_panic().unwrap_or_default();
+                return Err(Error::Failed(format!(
+                    "internal error: {what}; this is a bug, nothing committed is lost"
+                )));
             }
             if let Some(error) = edge.failure() {
                 failed.get_or_insert(error);
@@ -205,6 +220,7 @@ impl Watch<'_> {
             }
             FromConductor::Sealed(epoch) => edge.sealed(epoch),
             FromConductor::Finish => edge.finish(),
+            FromConductor::Leaving => self.leaving = true,
             FromConductor::Pending(pending, in_flight) => self.gauges.pending(pending, in_flight),
             // What was read until then is still sealed, committed and published.
             FromConductor::SourceFailed(error) => {

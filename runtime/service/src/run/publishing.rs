@@ -26,6 +26,8 @@ pub(super) enum ToPublisher {
     Committed(Box<Root>),
     /// Publish the last change, then say so.
     Finish,
+    /// Leave at once.
+    Leave,
 }
 
 /// When a publication is due: sans-IO, times in milliseconds.
@@ -83,17 +85,18 @@ impl Publishing {
     pub(super) fn run(mut self) -> Result<(), String> {
         loop {
             let wait = Duration::from_millis(self.due.wait(now_ms()));
-            match self.told.recv_timeout(wait) {
-                Ok(ToPublisher::Committed(root)) => self.committed(&root)?,
-                Ok(ToPublisher::Finish) => self.due.finishing = true,
-                Err(RecvTimeoutError::Timeout) => {}
+            let first = match self.told.recv_timeout(wait) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
+            };
             // What has been committed by now belongs into the same publication.
-            while let Ok(message) = self.told.try_recv() {
+            let waiting: Vec<ToPublisher> = first.into_iter().chain(self.told.try_iter()).collect();
+            for message in waiting {
                 match message {
                     ToPublisher::Committed(root) => self.committed(&root)?,
                     ToPublisher::Finish => self.due.finishing = true,
+                    ToPublisher::Leave => return Ok(()),
                 }
             }
             if self.due.now(now_ms()) {

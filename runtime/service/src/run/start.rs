@@ -1,7 +1,7 @@
 //! The start of a run: find the newest root, refuse what may not change, claim, and say what is stored.
 
 use super::clock::{Stopwatch, now_ms, parse_ms, stopwatch};
-use super::collecting::{Collector, collector, orphans};
+use super::collecting::{Collector, collector};
 use super::committing::{delete_all, stamp};
 use super::gauges::Gauges;
 use super::stream_tables;
@@ -9,7 +9,7 @@ use crate::Error;
 use crate::config::Settings;
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
 use tidemill_connectors::store::log::{newest_root, read_hint, read_root};
@@ -17,7 +17,8 @@ use tidemill_core::bodies::BodyCache;
 use tidemill_core::commit::{self, InForce, models_in_force};
 use tidemill_core::program::Program;
 use tidemill_core::store::{Created, SharedStore, StoreError};
-use tidemill_types::{Epoch, ModelId, Root, TableSchema, root_name};
+use tidemill_core::view::{Share, Stored, ViewError};
+use tidemill_types::{Epoch, ModelId, Root, TableSchema, Value, root_name};
 use tokio::runtime::Handle;
 
 /// What a claim needs.
@@ -42,10 +43,31 @@ pub(super) struct Started {
     pub(super) claim: Root,
     pub(super) in_force: InForce,
     pub(super) changed: bool,
-    pub(super) stored: Arc<Snapshot>,
+    pub(super) stored: Arc<StoredAtStart>,
     pub(super) segments: Arc<SegmentCache>,
     pub(super) snapshots: SnapshotOptions,
-    pub(super) lake: std::sync::Mutex<Option<Lake>>,
+    pub(super) lake: Mutex<Option<Lake>>,
+}
+
+/// What is stored at the claim, until the first commit after it: then nobody asks any more, and the
+/// memory is given back.
+pub(super) struct StoredAtStart(Mutex<Option<Arc<Snapshot>>>);
+
+impl StoredAtStart {
+    /// Gives the memory back.
+    pub(super) fn release(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Stored for StoredAtStart {
+    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError> {
+        let snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match snapshot {
+            Some(snapshot) => Stored::rows(&*snapshot, table, share),
+            None => Err(ViewError("what was stored at the start is asked for after the first commit".into())),
+        }
+    }
 }
 
 /// The lake as it is at the claim.
@@ -130,7 +152,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Started, Error> {
         extract: program.clone(),
         memory_bytes_max: settings.memory.publish_bytes() as usize,
     };
-    let stored = Arc::new(Snapshot::of(snapshots.clone(), claim.clone())?);
+    let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
     let gauges = Arc::new(Gauges::default());
     gauges.start(&claim, rows(&stored, &schemas)?);
     let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
@@ -144,13 +166,13 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Started, Error> {
         claim,
         in_force,
         changed,
-        stored,
+        stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
         segments,
         snapshots,
-        lake: std::sync::Mutex::default(),
+        lake: Mutex::default(),
     };
     let lake = open_lake(&started, settings, before.as_ref(), bodies)?;
-    started.lake = std::sync::Mutex::new(Some(lake));
+    started.lake = Mutex::new(Some(lake));
     Ok(started)
 }
 
@@ -197,8 +219,7 @@ fn open_lake(
             changed_since.get_or_insert(committed_ms(&root));
         }
     }
-    let names = runtime.block_on(orphans(store, before, claim.generation)).map_err(Error::Failed)?;
-    let collector = collector(store.clone(), runtime.clone(), settings.store.retention, claim, names);
+    let collector = collector(store.clone(), runtime.clone(), settings.store.retention, claim, before);
     tracing::info!(ms = timer() / 1000, epoch = claim.epoch, "the lake is open");
     Ok(Lake { publisher, collector, newest_named, changed_since })
 }
