@@ -151,9 +151,10 @@ impl Plain {
             return self.lines(given, file, bytes + 1, buffer, emit);
         }
         let head = fill(file, buffer, self.mark.bytes, bytes.min(VALUE_HEAD_BYTES as u64))?;
+        // First what may fail: a line that was handed out is below the position.
+        self.mark.jump(file, line_end + 1)?;
         let full = !emit(self.next, RawValue::TooLarge { head, bytes });
         self.next += 1;
-        self.mark.jump(file, line_end + 1)?;
         self.scanned = self.mark.bytes;
         Ok(full)
     }

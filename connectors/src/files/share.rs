@@ -166,14 +166,16 @@ impl FilesSource {
         let mut emit = |offset: u64, value: RawValue<'_>| {
             sink.record(stream, RawRecord { partition, offset, timestamp: None, key: None, value })
         };
-        let turn = match file.tail.turn(&given, &mut self.buffer, &mut emit) {
-            Err(Trouble::Gone) if file.end.is_none() => return Ok(file.note_gone()),
-            turn => turn.map_err(|trouble| trouble.explain(&file.path, file.tail.next()))?,
-        };
+        let turn = file.tail.turn(&given, &mut self.buffer, &mut emit);
+        // A turn that ended in trouble may have handed out lines before; its position covers them too.
         let next = file.tail.next();
         if next > before {
             sink.position(stream, partition, next, file.tail.cursor());
         }
+        let turn = match turn {
+            Err(Trouble::Gone) if file.end.is_none() => return Ok(file.note_gone()),
+            turn => turn.map_err(|trouble| trouble.explain(&file.path, next))?,
+        };
         file.note(turn);
         self.heavy = self.heavy + usize::from(file.tail.is_heavy()) - usize::from(was_heavy);
         if self.buffer.len() > BUFFER_BYTES {

@@ -11,9 +11,10 @@ use crate::source::{RejectRow, SourceRow, Word};
 use crate::view::{Share, Stored, ViewError};
 use crate::words::read_word;
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
+use hashbrown::HashMap;
 use std::any::Any;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use tidemill_types::{
@@ -132,7 +133,10 @@ pub(crate) trait TableBuffer {
     fn take(&self, epoch: Epoch) -> Option<Box<dyn ChangeBatch>>;
 }
 
-struct TypedBuffer<R>(Rc<RefCell<BTreeMap<Epoch, Vec<(R, isize)>>>>);
+/// Changes that wait for the seal, by epoch.
+type Waiting<R> = Rc<RefCell<BTreeMap<Epoch, Vec<(R, isize)>>>>;
+
+struct TypedBuffer<R>(Waiting<R>);
 
 impl<R: Row + Ord + Send + 'static> TableBuffer for TypedBuffer<R> {
     fn take(&self, epoch: Epoch) -> Option<Box<dyn ChangeBatch>> {
@@ -141,8 +145,31 @@ impl<R: Row + Ord + Send + 'static> TableBuffer for TypedBuffer<R> {
     }
 }
 
-/// This worker's share of the pending requests: how often each is asked for.
-pub(crate) type PendingShare = Rc<RefCell<BTreeMap<Request, isize>>>;
+/// This worker's share of the pending requests, and those that nobody has looked at yet, oldest first.
+#[derive(Default)]
+pub(crate) struct PendingRequests {
+    pub(crate) counts: HashMap<Request, isize>,
+    pub(crate) fresh: VecDeque<Request>,
+}
+
+impl PendingRequests {
+    fn update(&mut self, request: Request, diff: isize) {
+        let count = self.counts.entry(request).or_insert(0);
+        let before = *count;
+        *count += diff;
+        if *count == 0 {
+            self.counts.remove(&request);
+        } else if before <= 0 && *count > 0 {
+            self.fresh.push_back(request);
+        }
+    }
+
+    pub(crate) fn waits(&self, request: &Request) -> bool {
+        self.counts.get(request).is_some_and(|count| *count > 0)
+    }
+}
+
+pub(crate) type PendingShare = Rc<RefCell<PendingRequests>>;
 
 /// What a built flow consists of on one worker.
 pub(crate) struct Wired {
@@ -246,11 +273,7 @@ impl<'s> Builder<'s> {
                     input.for_each_time(|_, batches| {
                         let mut share = share.borrow_mut();
                         for (request, _, diff) in batches.flat_map(|batch| batch.drain(..)) {
-                            let count = share.entry(request).or_insert(0);
-                            *count += diff;
-                            if *count == 0 {
-                                share.remove(&request);
-                            }
+                            share.update(request, diff);
                         }
                     });
                 }

@@ -1,7 +1,7 @@
 //! Segments: one worker's share of one epoch's changelog as one object.
 //!
 //! A segment is a sequence of Arrow IPC streams (LZ4 frames inside), one for each table that changed
-//! and one for the bodies that arrived; its [`SegmentRef`] holds a byte range for each. A table's
+//! and one for the bodies that arrived; its [`SegmentRef`](tidemill_types::SegmentRef) holds a byte range for each. A table's
 //! stream has three columns of ours, `_diff`, `_key` and `_row` (the digests of key and row), then the
 //! table's columns; a text stands as its digest, length and origin. Rows of one table and epoch are
 //! consolidated: no row twice, no diff zero. Encoding and decoding are pure.

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc};
+use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc, sync::LazyLock};
 use tidemill_types::{
     Cell, Cursors, Digest, Kind, Partition, Positions, Row, RowError, TableSchema, Text, ValueReader,
 };
@@ -102,8 +102,8 @@ pub struct Word<T> {
 
 /// The digest under which a key travels: of the source table's key column.
 pub fn identity_digest(identity: &str) -> Digest {
-    let schema = TableSchema::new("", [("key*", Kind::String)]);
-    tidemill_types::key_digest(&schema, [Cell::Str(identity)])
+    static KEY: LazyLock<TableSchema> = LazyLock::new(|| TableSchema::new("", [("key*", Kind::String)]));
+    tidemill_types::key_digest(&KEY, [Cell::Str(identity)])
 }
 
 /// A decoder of one stream.

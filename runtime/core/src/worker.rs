@@ -11,14 +11,14 @@ use crate::conductor::{Conductor, ConductorOptions, FromConductor, ToConductor};
 use crate::control::{Command, Control, Status};
 use crate::epoch::EpochSettings;
 use crate::infer::{Ask, Inbox};
-use crate::model::{ResultRow, TextDigest};
+use crate::model::{Request, ResultRow, TextDigest};
 use crate::program::Program;
 use crate::seal::{Collected, Pinned, Report, Restored, Seal, Upload, collect};
 use crate::source::SourceBatch;
 use crate::view::{Share, Stored};
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tidemill_types::{Epoch, ModelId, Partition, TableSchema};
@@ -74,19 +74,23 @@ pub struct Ends {
     pub conductor: Option<(Receiver<ToConductor>, Sender<FromConductor>)>,
 }
 
-/// A request that is on its way: until the flow has taken its result in, or it may be asked again.
-#[derive(Clone, Copy, Debug)]
-enum Flight {
-    /// The model has it.
-    Asked,
-    /// Its result was fed in this epoch.
-    Answered(Epoch),
-    /// Its text was not found; it may be asked again at this time.
-    Missing(u64),
+/// Requests that are on their way: from being asked until the flow has taken their results in.
+#[derive(Default)]
+struct Flights {
+    /// All of them.
+    asked: HashMap<TextDigest, Request>,
+    /// Those whose result was fed, by the epoch that it was fed in, oldest first.
+    answered: VecDeque<(Epoch, TextDigest)>,
+    /// Those whose text was not found, by the time at which they may be asked again, oldest first.
+    missing: VecDeque<(u64, TextDigest)>,
 }
+
+/// How long a request rests whose text was not found, microseconds.
+const MISSING_REST: u64 = 500_000;
 
 struct Running {
     index: usize,
+    workers: u64,
     plan: Arc<Plan>,
     ends: Ends,
     control: Control,
@@ -97,7 +101,7 @@ struct Running {
     pinned: Pinned,
     pending: PendingShare,
     pending_probe: ProbeHandle<Epoch>,
-    flights: HashMap<TextDigest, Flight>,
+    flights: Flights,
     streams: Vec<String>,
     positions: BTreeMap<(usize, Partition), (u64, serde_json::Value)>,
     epoch: Epoch,
@@ -169,6 +173,7 @@ fn build(
     });
     Running {
         index,
+        workers: worker.peers() as u64,
         plan: plan.clone(),
         ends,
         control,
@@ -179,7 +184,7 @@ fn build(
         pinned,
         pending: wired.pending,
         pending_probe: wired.pending_probe,
-        flights: HashMap::new(),
+        flights: Flights::default(),
         streams: plan.program.streams().into_iter().map(|stream| stream.name).collect(),
         positions: BTreeMap::new(),
         epoch: plan.claim,
@@ -245,7 +250,8 @@ impl Running {
     }
 
     fn take_records(&mut self) -> bool {
-        if self.paused || self.epoch_bytes >= self.plan.epochs.bytes_max || self.failed.is_some() {
+        let full = self.epoch_bytes >= self.plan.epochs.bytes_max / self.workers;
+        if self.paused || full || self.failed.is_some() {
             return false;
         }
         match self.ends.source.try_recv() {
@@ -282,12 +288,11 @@ impl Running {
         let model = (self.plan.models.len() - 1) as u32;
         let mut rows = Vec::new();
         while let Ok(done) = self.ends.inbox.done.try_recv() {
-            self.flights.insert(done.digest, Flight::Answered(self.epoch));
+            self.flights.answered.push_back((self.epoch, done.digest));
             rows.push(ResultRow { digest: done.digest, model, outcome: Arc::new(done.outcome) });
         }
-        let retry_at = (self.plan.now)() + 500_000;
         while let Ok(digest) = self.ends.inbox.missing.try_recv() {
-            self.flights.insert(digest, Flight::Missing(retry_at));
+            self.flights.missing.push_back(((self.plan.now)() + MISSING_REST, digest));
         }
         let Some(input) = self.results.as_mut().filter(|_| !rows.is_empty()) else { return false };
         self.unreported.0 += rows.len() as u64;
@@ -295,28 +300,42 @@ impl Running {
         true
     }
 
-    /// Hands pending requests to the dispatcher, as many as may be in flight.
-    fn ask(&mut self) -> bool {
+    /// Forgets requests whose results the flow has taken in; those without a text wait again.
+    fn land(&mut self) {
+        let (flights, pending) = (&mut self.flights, &mut *self.pending.borrow_mut());
+        while let Some((_, digest)) =
+            flights.answered.pop_front_if(|(epoch, _)| !self.pending_probe.less_equal(epoch))
+        {
+            // It may be wanted again: its result was taken in, so then it is not pending.
+            if let Some(request) = flights.asked.remove(&digest).filter(|request| pending.waits(request)) {
+                pending.fresh.push_back(request);
+            }
+        }
         let now = (self.plan.now)();
-        let probe = &self.pending_probe;
-        self.flights.retain(|_, flight| match flight {
-            Flight::Asked => true,
-            Flight::Answered(epoch) => probe.less_equal(epoch),
-            Flight::Missing(until) => now < *until,
-        });
+        while let Some((_, digest)) = flights.missing.pop_front_if(|(until, _)| *until <= now) {
+            if let Some(request) = flights.asked.remove(&digest).filter(|request| pending.waits(request)) {
+                pending.fresh.push_back(request);
+            }
+        }
+    }
+
+    /// Hands pending requests to the dispatcher, oldest first, as many as may be in flight.
+    fn ask(&mut self) -> bool {
+        self.land();
+        let (flights, pending) = (&mut self.flights, &mut *self.pending.borrow_mut());
         let mut asked = false;
-        let pending = self.pending.borrow();
-        for (request, count) in pending.iter() {
-            if self.flights.len() >= self.plan.in_flight_max {
+        while flights.asked.len() < self.plan.in_flight_max {
+            let Some(request) = pending.fresh.front().copied() else { break };
+            let (waits, flies) = (pending.waits(&request), flights.asked.contains_key(&request.digest));
+            let ask = Ask { worker: self.index, request };
+            if waits && !flies && self.ends.ask.try_send(ask).is_err() {
                 break;
             }
-            if *count > 0 && !self.flights.contains_key(&request.digest) {
-                let ask = Ask { worker: self.index, request: *request };
-                if self.ends.ask.try_send(ask).is_err() {
-                    break;
-                }
-                self.flights.insert(request.digest, Flight::Asked);
-                asked = true;
+            pending.fresh.pop_front();
+            if waits {
+                // Of one that is on its way the newer origin is kept, should the older be gone.
+                flights.asked.insert(request.digest, request);
+                asked |= !flies;
             }
         }
         asked
@@ -329,8 +348,8 @@ impl Running {
             changes: self.unreported.0,
             bytes: self.unreported.1,
             drained: self.drained,
-            pending: self.pending.borrow().len() as u64,
-            in_flight: self.flights.len() as u64,
+            pending: self.pending.borrow().counts.len() as u64,
+            in_flight: self.flights.asked.len() as u64,
             settled: settled.unwrap_or(Epoch::MAX),
             failed: self.failed.clone(),
         };

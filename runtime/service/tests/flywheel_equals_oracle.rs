@@ -7,9 +7,17 @@ mod oracle;
 mod support;
 
 use oracle::traffic;
+use std::ops::Range;
 use std::time::Duration;
 use support::held::Held;
 use support::mill::Mill;
+
+/// The seeds of a test: its own few, or, for a longer search, those that `ORACLE_SEEDS=100..200` says.
+fn seeds(own: Range<u64>) -> Range<u64> {
+    let Ok(given) = std::env::var("ORACLE_SEEDS") else { return own };
+    let bounds = given.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    bounds.unwrap_or_else(|| panic!("ORACLE_SEEDS is {given}; give two numbers, such as 100..200"))
+}
 
 /// How the traffic of a seed is milled.
 fn milled(seed: u64, records: usize, workers: [usize; 3]) -> Mill {
@@ -36,17 +44,18 @@ fn equal(seed: u64, workers: [usize; 3]) {
     for epoch in [2, held.reader.newest.epoch / 2, held.reader.newest.epoch] {
         held.hold_shown(&mill.store(), epoch);
     }
-    assert!(commits > 20 && publications > 4, "{commits} commits, {publications} publications");
+    eprintln!("seed {seed}: {commits} commits and {publications} publications equal the oracle");
+    assert!(commits > 10 && publications > 3, "{commits} commits, {publications} publications");
 }
 
 #[test]
 fn every_commit_and_publication_of_one_worker_equals_the_oracle() {
-    (1..=3).for_each(|seed| equal(seed, [1, 1, 1]));
+    seeds(1..4).for_each(|seed| equal(seed, [1, 1, 1]));
 }
 
 #[test]
 fn every_commit_and_publication_of_three_workers_equals_the_oracle() {
-    (4..=6).for_each(|seed| equal(seed, [3, 3, 3]));
+    seeds(4..7).for_each(|seed| equal(seed, [3, 3, 3]));
 }
 
 #[test]

@@ -68,6 +68,22 @@ fn an_incomplete_or_corrupt_end_stops_the_run() {
 }
 
 #[test]
+fn what_was_read_of_an_incomplete_file_is_not_read_again_when_it_is_whole() {
+    for (suffix, encode) in ENCODERS {
+        let name = format!("calls{suffix}");
+        let packed = encode(&[b"one\ntwo\n".to_vec(), noise(600_000, 1), b"\nend\n".to_vec()].concat());
+        let mut bench = Bench::draining();
+        bench.write(&name, &packed[..packed.len() - 6]);
+        bench.stops(&name);
+        assert!(bench.taken.positions["calls"][&name] >= 2, "whole lines were handed out before the cut");
+        bench.write(&name, &packed);
+        bench.start();
+        assert_eq!(bench.run().unwrap(), Polled::Drained);
+        assert_eq!(bench.taken.lines[&name].len(), 4);
+    }
+}
+
+#[test]
 fn a_file_that_goes_or_shrinks_before_its_end_was_read_stops_the_run() {
     let mut bench = Bench::draining();
     bench.write("calls.jsonl", "one\ntwo\n");

@@ -47,6 +47,9 @@ pub trait Tables {
     ) -> Result<(), Error>;
 }
 
+/// Tables, each with one of its rows; none where the table is empty.
+pub type Showcase = Vec<(&'static str, Option<Vec<Value>>)>;
+
 /// What a program can say of its own tables; every method has a default.
 pub trait Hooks: Send + Sync {
     /// Lines that end a run and `log --last`: what was left unused, what was rejected, and why.
@@ -69,9 +72,9 @@ pub trait Hooks: Send + Sync {
         Vec::new()
     }
 
-    /// Tables of which the demo shows one whole row at its end.
-    fn showcase(&self) -> Vec<&'static str> {
-        Vec::new()
+    /// Rows that the demo shows whole at its end, each with its table; none where the table is empty.
+    fn showcase(&self, _tables: &dyn Tables) -> Result<Showcase, Error> {
+        Ok(Vec::new())
     }
 }
 

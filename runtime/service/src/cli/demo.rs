@@ -3,14 +3,18 @@
 use super::engine::{self, Until};
 use super::output::Out;
 use super::run::{Shown, last_words, prepare, start_log};
-use super::show::first_row;
-use super::{App, Call, Demo, DemoOptions, StoreReader, Tables};
+use super::tables::schema_of;
+use super::whole::whole_row;
+use super::{App, Call, Demo, DemoOptions, StoreReader, StoreTables, Tables};
 use crate::Error;
 use crate::config::Resolved;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// How far back the proposed `diff` looks.
+const DIFF_EPOCHS: u64 = 10;
 
 /// Says that a folder was made by a demo, so that the next may replace it.
 const MARK: &str = ".made-by-demo";
@@ -25,12 +29,15 @@ pub fn demo(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let store = resolved.settings.store.url.get_or_insert(store.display().to_string()).clone();
     start_log(&resolved.settings.log.level);
     let lasts = Duration::from_secs(call.number("seconds").unwrap_or(20));
-    out.line(&format!("traffic goes to {}, tables to {store}, for {} s", input.display(), lasts.as_secs()))?;
-    out.flush()?;
     let seed = call.number("seed").unwrap_or(1);
+    let (seconds, input_shown) = (lasts.as_secs(), input.display());
+    out.line(&format!(
+        "made-up traffic (seed {seed}) goes to {input_shown} for {seconds} s, its tables to {store}"
+    ))?;
+    out.flush()?;
     let words = turn(call.app, traffic.as_ref(), &resolved, DemoOptions { folder: &input, seed, lasts })?;
     out.line(&words)?;
-    report(call.app, &store, out)
+    report(call.app, &folder, &store, out)
 }
 
 /// Empties a demo's folder; one that no demo made is left alone.
@@ -58,10 +65,10 @@ fn turn(
     resolved: &Resolved,
     options: DemoOptions<'_>,
 ) -> Result<String, Error> {
-    let shown = Shown::stdout();
+    let program = (app.program)(&resolved.settings.program).map_err(Error::Failed)?;
+    let shown = Shown::stdout(program.as_ref());
     let written = Arc::new(AtomicBool::new(false));
     let settings = prepare(resolved, Until::DrainedOnce(written.clone()), shown.sink())?;
-    let program = (app.program)(&resolved.settings.program).map_err(Error::Failed)?;
     let stop = AtomicBool::new(false);
     let (ended, traffic) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -80,44 +87,117 @@ fn turn(
 }
 
 /// Every table, a row of each showcase, the program's own words, and what to try next.
-fn report(app: &App, store: &str, out: &mut Out<'_>) -> Result<(), Error> {
+fn report(app: &App, folder: &Path, store: &str, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = StoreReader::open(app, store)?;
     let tables = reader.tables(None)?;
-    out.line("")?;
+    out.line(&format!("\nall tables as of commit {}:", tables.epoch()))?;
     let mut rows = Vec::new();
     for size in tables.sizes()?.into_iter().filter(|size| !size.table.starts_with("_state.")) {
-        let place = format!("{}/tables/{}", reader.store.location(), size.table);
+        let place = format!("{}/tables/{}", store.trim_end_matches('/'), size.table);
         rows.push(vec![size.table, size.rows.to_string(), place]);
     }
     out.grid(&["table", "rows", "place"], &rows)?;
-    for table in app.hooks.showcase() {
-        if let Some(row) = first_row(&tables, table)? {
-            out.line(&format!("\none row of {table}:\n{row}"))?;
+    for (table, row) in app.hooks.showcase(&tables)? {
+        match row {
+            Some(row) => {
+                let (title, width) = (format!("\none row of {table}:"), out.width());
+                whole_row(out, &title, schema_of(&tables, table)?, &row, width)?;
+            }
+            None => out.line(&format!("\n{table} has no row yet; let the demo run longer"))?,
         }
     }
     out.line("")?;
     for line in app.hooks.story(&reader)?.into_iter().chain(app.hooks.summary(&tables as &dyn Tables)?) {
         out.line(&line)?;
     }
-    next(app, store, &tables, out)
+    out.line("\nwhat to try next:")?;
+    for line in next(app, folder, store, &reader, &tables)? {
+        out.line(&format!("  {line}"))?;
+    }
+    Ok(())
 }
 
-fn next(app: &App, store: &str, tables: &super::reader::StoreTables, out: &mut Out<'_>) -> Result<(), Error> {
-    let name = app.name;
-    let table =
-        app.hooks.showcase().into_iter().next().or_else(|| tables.schemas().first().map(|s| s.name.as_str()));
-    out.line(&format!("\nwhat to try next:\n  {name} tables --store {store}"))?;
-    let Some(table) = table else { return Ok(()) };
-    out.line(&format!("  {name} show {table} --store {store} --limit 3"))?;
-    out.line(&format!("  {name} log --last --store {store}"))?;
-    let (location, _) = tables.metadata_location(table)?;
-    out.line(&format!(
-        "  python3 -c \"from pyiceberg.table import StaticTable; \
-         print(StaticTable.from_metadata('{location}').scan(limit=3).to_arrow())\"  # pip install 'pyiceberg[pyarrow]'"
-    ))?;
-    out.line(&format!(
-        "  duckdb -c \"INSTALL iceberg; LOAD iceberg; SELECT * FROM iceberg_scan('{location}') LIMIT 3\""
-    ))
+/// Commands that work as they stand when they are pasted where the demo was started.
+fn next(
+    app: &App,
+    folder: &Path,
+    store: &str,
+    reader: &StoreReader,
+    tables: &StoreTables,
+) -> Result<Vec<String>, Error> {
+    let (name, at) = (invocation(app.name), shell(store));
+    let export = app.hooks.exports().into_iter().next();
+    let first = tables.schemas().first().map(|schema| schema.name.clone()).unwrap_or_default();
+    let table = export.as_ref().map_or(first, |export| export.table().to_string());
+    let epoch = tables.epoch();
+    let since = epoch.saturating_sub(DIFF_EPOCHS).max(reader.oldest()?);
+    let mut lines = vec![
+        format!("{name} tables --store {at}"),
+        format!("{name} show {table} --store {at} --limit 3 --format json"),
+        format!("{name} diff {table} --store {at} --from {since} --to {epoch}"),
+        format!("{name} log --store {at} --last"),
+        format!("{name} verify --store {at} --recompute"),
+    ];
+    lines.extend(export.map(|export| {
+        let to = shell(&folder.join("export").display().to_string());
+        format!("{name} export {table} --store {at} --format {} --out {to}", export.format())
+    }));
+    if store.starts_with("memory://") {
+        return Ok(vec![format!("{name} demo  # with tables that stay")]);
+    }
+    let (location, _) = tables.metadata_location(&table)?;
+    let python = "import sys; from pyiceberg.table import StaticTable; \
+                  print(StaticTable.from_metadata(sys.argv[1]).scan(limit=3).to_arrow().to_pylist())";
+    let sql = format!(
+        "INSTALL iceberg; LOAD iceberg; SELECT * FROM iceberg_scan('{}') LIMIT 3",
+        location.replace('\'', "''")
+    );
+    lines.push("pip install 'pyiceberg[pyarrow]'".to_string());
+    lines.push(format!("python3 -c \"{python}\" {}", shell(&location)));
+    lines.push(format!("duckdb -c {}", double_quoted(&sql)));
+    Ok(lines)
+}
+
+/// How to start this program again from here: by its name where that finds it, else by its path.
+fn invocation(name: &str) -> String {
+    let Ok(program) = std::env::current_exe() else { return name.to_string() };
+    let found = std::env::var_os("PATH").and_then(|path| {
+        let mut places = std::env::split_paths(&path).map(|folder| folder.join(name));
+        places.find(|place| place.is_file())
+    });
+    let same =
+        |place: PathBuf| place.canonicalize().is_ok_and(|place| Some(place) == program.canonicalize().ok());
+    if found.is_some_and(same) {
+        return name.to_string();
+    }
+    let here = std::env::current_dir().ok();
+    let near = here.as_ref().and_then(|here| program.strip_prefix(here).ok());
+    match near {
+        // A shell looks a bare name up elsewhere.
+        Some(near) if near.components().count() == 1 => shell(&format!("./{}", near.display())),
+        near => shell(&near.unwrap_or(&program).display().to_string()),
+    }
+}
+
+/// A word as a shell takes it.
+fn shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// A text in double quotes, as a shell takes it.
+fn double_quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        if matches!(c, '"' | '$' | '`' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out + "\""
 }
 
 #[cfg(test)]
@@ -137,5 +217,16 @@ mod tests {
         std::fs::write(input.join("a.jsonl"), "x").unwrap();
         fresh(&demo).unwrap();
         assert!(input.exists() && !input.join("a.jsonl").exists());
+    }
+
+    #[test]
+    fn words_reach_a_program_through_the_shell_as_they_are() {
+        for word in ["demo/store", "my demo", "it's $HOME", "a\"b`c\\d", ""] {
+            for quoted in [shell(word), double_quoted(word)] {
+                let script = format!("printf %s {quoted}");
+                let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+                assert_eq!(String::from_utf8(said.stdout).unwrap(), word, "{quoted}");
+            }
+        }
     }
 }

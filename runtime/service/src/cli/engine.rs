@@ -3,6 +3,7 @@
 use super::Progress;
 use crate::Error;
 use crate::config::Settings;
+use crate::run::Shown as Figures;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -69,6 +70,8 @@ pub struct RunSummary {
     pub lasted: Duration,
     /// The median and the 99th percentile of the time of a commit.
     pub commit: Option<(Duration, Duration)>,
+    /// Every counter as it stood at the end.
+    pub figures: Figures,
 }
 
 /// Runs a program until its time has come.

@@ -27,13 +27,15 @@ mod run;
 mod show;
 mod tables;
 mod verify;
+mod whole;
 
-pub use app::{App, Demo, DemoOptions, Exporter, Hooks, Line, MakeProgram, Tables, Tally, key_of};
+pub use app::{App, Demo, DemoOptions, Exporter, Hooks, Line, MakeProgram, Showcase, Tables, Tally, key_of};
 pub use engine::{ProgressSink, RunSettings, RunSummary, Until};
 pub use output::{Format, Out, human_bytes, json_row, json_value, rfc3339};
 pub use panic::last_panic;
 pub use progress::{Display, Progress};
 pub use reader::{StoreReader, StoreTables, TableSize};
+pub use tables::by_key;
 
 use crate::Error;
 use clap::ArgMatches;

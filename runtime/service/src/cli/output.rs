@@ -37,6 +37,11 @@ impl<'a> Out<'a> {
         Out { to: Box::new(io::BufWriter::with_capacity(1 << 16, io::stdout())), width }
     }
 
+    /// Characters of a line for people.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Any writer, with a width for people.
     pub fn to(writer: impl Write + 'a, width: usize) -> Self {
         Self { to: Box::new(writer), width }
@@ -189,7 +194,8 @@ fn char_width(c: char) -> usize {
     }
 }
 
-fn text_width(text: &str) -> usize {
+/// Columns that a text takes on a terminal.
+pub fn text_width(text: &str) -> usize {
     text.chars().map(char_width).sum()
 }
 

@@ -46,6 +46,7 @@ pub struct Progress {
 /// A time for people.
 fn span(time: Duration) -> String {
     match time.as_millis() {
+        _ if time.is_zero() => "0 ms".to_string(),
         0..10 => format!("{:.1} ms", time.as_secs_f64() * 1e3),
         10..1_000 => format!("{} ms", time.as_millis()),
         1_000..120_000 => format!("{:.1} s", time.as_secs_f64()),
@@ -61,8 +62,10 @@ impl Progress {
     /// The moment in one line.
     pub fn line(&self) -> String {
         let paused = self.paused.as_ref().map(|why| format!(" paused: {why}")).unwrap_or_default();
+        let tables = self.tables.iter().map(|(table, rows)| format!(" {table} {rows}")).collect::<String>();
+        let tables = if tables.is_empty() { tables } else { format!(":{tables}") };
         format!(
-            "{:.0}s records {} ({:.0}/s) input {} ({}/s) epoch {} commit {} lag {} pending {} judged {} fresh {} rows {}{paused}",
+            "{:.0}s records {} ({:.0}/s) input {} ({}/s) epoch {} commit {} lag {} pending {} judged {} fresh {} rows {}{tables}{paused}",
             self.elapsed.as_secs_f64(),
             self.records,
             self.records_per_second,
@@ -82,20 +85,20 @@ impl Progress {
     pub fn block(&self, width: usize) -> Vec<String> {
         let mut lines = vec![
             format!(
-                "{:>6}  in      {} records, {}   {:.0} records/s, {}/s",
-                span(self.elapsed),
+                "{:>6.1}s in      {} records, {}   {:.0} records/s, {}/s",
+                self.elapsed.as_secs_f64(),
                 self.records,
                 human_bytes(self.bytes),
                 self.records_per_second,
                 human_bytes(self.bytes_per_second as u64)
             ),
             format!(
-                "        log     epoch {}   commit {} median, {} last   fresh after {}",
+                "        log     epoch {}   commit {} median, {} last",
                 or_dash(self.epoch, |n| n.to_string()),
                 or_dash(self.commit_p50, span),
-                or_dash(self.commit_last, span),
-                or_dash(self.freshness, span)
+                or_dash(self.commit_last, span)
             ),
+            format!("        fresh   {} from reading to commit", or_dash(self.freshness, span)),
             format!(
                 "        lake    published epoch {}   lag {}",
                 or_dash(self.published, |n| n.to_string()),
@@ -165,14 +168,19 @@ impl Display {
         let (columns, rows) = crossterm::terminal::size().unwrap_or((80, 24));
         let mut lines = progress.block(columns as usize);
         lines.truncate(rows.saturating_sub(1).max(1) as usize);
+        // One write a picture, over the last one and not after clearing it, so that nothing flickers.
+        let mut picture = Vec::new();
         if self.drawn > 0 {
-            self.out.queue(MoveUp(self.drawn))?;
+            picture.queue(MoveUp(self.drawn))?;
         }
-        self.out.queue(MoveToColumn(0))?.queue(Clear(ClearType::FromCursorDown))?;
+        picture.queue(MoveToColumn(0))?;
         for line in &lines {
-            writeln!(self.out, "{line}")?;
+            write!(picture, "{line}")?;
+            picture.queue(Clear(ClearType::UntilNewLine))?.write_all(b"\n")?;
         }
+        picture.queue(Clear(ClearType::FromCursorDown))?;
         self.drawn = lines.len() as u16;
+        self.out.write_all(&picture)?;
         self.out.flush()
     }
 }

@@ -45,25 +45,55 @@ impl StoreReader {
         Ok(Self { store, runtime, newest, make: app.program.clone() })
     }
 
-    /// The oldest epoch that can still be read.
+    /// The oldest epoch whose root is there.
     pub fn oldest(&self) -> Result<Epoch, Error> {
         let start = self.runtime.block_on(store::log::log_start(self.store.as_ref()))?;
         Ok(start.unwrap_or(self.newest.epoch))
     }
 
-    /// The root of an epoch; of the newest without one.
+    /// The root of an epoch; of the newest without one. Its tables may be gone already: see
+    /// [`Self::readable_root`].
     pub fn root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
         let newest = self.newest.epoch;
         let Some(epoch) = epoch.filter(|epoch| *epoch != newest) else { return Ok(self.newest.clone()) };
         if epoch > newest {
             return Err(Error::failed(format!("epoch {epoch} is not committed; the newest is {newest}")));
         }
-        let oldest = self.oldest()?;
-        if epoch < oldest {
-            let kept = format!("commits {oldest} to {newest} are (see the setting store.retention)");
-            return Err(Error::failed(format!("epoch {epoch} is no longer retained; {kept}")));
+        if epoch < self.oldest()? {
+            return Err(self.forgotten(epoch));
         }
         Ok(self.runtime.block_on(store::log::read_root(self.store.as_ref(), epoch))?)
+    }
+
+    /// The root of an epoch whose tables can be read. The oldest roots of the log may be there only as
+    /// the tail of a publication that younger ones name, while what they themselves begin with is gone.
+    pub fn readable_root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
+        let root = self.root(epoch)?;
+        match root.epoch == self.newest.epoch || is_readable(&root, self.oldest()?) {
+            true => Ok(root),
+            false => Err(self.forgotten(root.epoch)),
+        }
+    }
+
+    /// The oldest epoch whose tables can be read.
+    pub fn oldest_readable(&self) -> Result<Epoch, Error> {
+        let oldest = self.oldest()?;
+        for epoch in oldest..self.newest.epoch {
+            if is_readable(&self.root(Some(epoch))?, oldest) {
+                return Ok(epoch);
+            }
+        }
+        Ok(self.newest.epoch)
+    }
+
+    fn forgotten(&self, epoch: Epoch) -> Error {
+        let kept = match self.oldest_readable() {
+            Ok(oldest) => format!("commits {oldest} to {} are", self.newest.epoch),
+            Err(error) => return error,
+        };
+        Error::failed(format!(
+            "epoch {epoch} is no longer retained; {kept} (see the setting store.retention)"
+        ))
     }
 
     /// A root as it stands in the store, on one line.
@@ -111,7 +141,7 @@ impl StoreReader {
 
     /// All tables as of an epoch; of the newest without one.
     pub fn tables(&self, epoch: Option<Epoch>) -> Result<StoreTables, Error> {
-        let root = self.root(epoch)?;
+        let root = self.readable_root(epoch)?;
         let program = self.program(&root)?;
         let snapshot = Arc::new(Snapshot::of(self.options(&program), root.clone())?);
         Ok(StoreTables { root, program, snapshot })
@@ -134,6 +164,11 @@ impl StoreReader {
         }
         Ok(changes)
     }
+}
+
+/// Whether the log holds every root after the publication with which a root's tables begin.
+fn is_readable(root: &Root, oldest: Epoch) -> bool {
+    oldest <= root.published.as_ref().map_or(0, |published| published.epoch + 1)
 }
 
 /// Bounds the segments and bodies that a reading command holds.

@@ -9,29 +9,36 @@ use crate::config::{Origin, Resolved};
 use serde_json::Value as Json;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_core::program::Program;
 
 /// A display that a run's threads may feed, and the last moment that it showed.
-pub struct Shown(Arc<Mutex<(Display, Progress)>>);
+pub struct Shown {
+    last: Arc<Mutex<(Display, Progress)>>,
+    order: Arc<[String]>,
+}
 
 impl Shown {
-    /// On standard output.
-    pub fn stdout() -> Self {
-        Self(Arc::new(Mutex::new((Display::stdout(), Progress::default()))))
+    /// On standard output, with tables in the program's order.
+    pub fn stdout(program: &dyn Program) -> Self {
+        let order = program.tables().into_iter().map(|schema| schema.name).collect();
+        Self { last: Arc::new(Mutex::new((Display::stdout(), Progress::default()))), order }
     }
 
     /// Where a run reports.
     pub fn sink(&self) -> ProgressSink {
-        let shown = self.0.clone();
+        let (last, order) = (self.last.clone(), self.order.clone());
         Arc::new(move |progress| {
-            let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.0.show(progress);
-            shown.1 = progress.clone();
+            let mut progress = progress.clone();
+            progress.tables.sort_by_key(|(table, _)| order.iter().position(|name| name == table));
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            last.0.show(&progress);
+            last.1 = progress;
         })
     }
 
     /// Leaves the last moment standing.
     pub fn finish(&self) {
-        let mut shown = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = shown.1.clone();
         if last != Progress::default() {
             shown.0.finish(&last);
@@ -71,9 +78,9 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         true => Until::Drained,
         false => Until::Signalled,
     };
-    let shown = Shown::stdout();
-    let settings = prepare(&resolved, until, shown.sink())?;
     let program = (call.app.program)(&resolved.settings.program).map_err(Error::Failed)?;
+    let shown = Shown::stdout(program.as_ref());
+    let settings = prepare(&resolved, until, shown.sink())?;
     let store = settings.store_url.clone();
     let ended = engine::run(settings, program);
     shown.finish();

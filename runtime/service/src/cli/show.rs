@@ -2,7 +2,7 @@
 
 use super::output::{Format, Out};
 use super::tables::{schema_of, sorted};
-use super::{Call, Tables, json_row};
+use super::{Call, Tables};
 use crate::Error;
 
 /// Rows for people when no limit is given.
@@ -22,11 +22,4 @@ pub fn show(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         out.line(&format!("{} of {all} rows at epoch {}; more with --limit N", rows.len(), tables.epoch()))?;
     }
     Ok(())
-}
-
-/// One whole row of a table as JSON, the first by its key.
-pub fn first_row(tables: &dyn Tables, table: &str) -> Result<Option<String>, Error> {
-    let schema = schema_of(tables, table)?;
-    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
-    Ok(sorted(tables, schema, Some(1))?.first().map(|row| json_row(&names, row, "")))
 }

@@ -110,7 +110,7 @@ pub const KEYS: &[Key] = &[
         "memory.bytes_max",
         Kind::Bytes { min: 64 << 20 },
         Fallback::Is("512MiB"),
-        "Bound of pinned bodies (half), publishing (a quarter), cached bodies and segments (an eighth each)",
+        "Bound of pinned and of cached bodies (three eighths each), publishing and segments (an eighth each)",
     ),
     key("model.name", Kind::Choice(&["lexical"]), Fallback::Is("lexical"), "The model that embeds texts"),
     key(

@@ -65,18 +65,18 @@ pub struct MemorySettings {
 }
 
 impl MemorySettings {
-    /// Bodies of epochs that are not yet committed: half.
+    /// Bodies of epochs that are not yet committed: three eighths.
     pub fn pinned_bytes(&self) -> u64 {
-        self.bytes_max / 2
+        self.bytes_max / 8 * 3
     }
 
-    /// What a publication holds at once: a quarter.
-    pub fn publish_bytes(&self) -> u64 {
-        self.bytes_max / 4
-    }
-
-    /// The cache of committed bodies: an eighth.
+    /// The cache of bodies: three eighths. What is pinned is mostly in it too, and counts once.
     pub fn body_cache_bytes(&self) -> u64 {
+        self.bytes_max / 8 * 3
+    }
+
+    /// What a publication holds at once: an eighth.
+    pub fn publish_bytes(&self) -> u64 {
         self.bytes_max / 8
     }
 
@@ -296,12 +296,12 @@ fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
         Err(ConfigError::new(given(name).unwrap_or(&Origin::Default), format!("`{name}`: {message}")))
     };
     if settings.epoch.bytes_max * 3 > settings.memory.pinned_bytes() {
-        let need = settings.epoch.bytes_max * 6;
+        let need = settings.epoch.bytes_max * 8;
         let name = if given("epoch.bytes_max").is_some() { "epoch.bytes_max" } else { "memory.bytes_max" };
         return wrong(
             name,
             format!(
-                "three epochs must fit in half of memory.bytes_max: raise that to {need} or lower epoch.bytes_max"
+                "three epochs must fit in three eighths of memory.bytes_max: raise that to {need} or lower epoch.bytes_max"
             ),
         );
     }

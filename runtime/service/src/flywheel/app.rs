@@ -1,5 +1,6 @@
 //! The flywheel as the command line serves it.
 
+use super::demo::DemoTraffic;
 use super::export::exporters;
 use super::program::Flywheel;
 use super::rows::{CallRow, TrajectoryRow};
@@ -7,7 +8,7 @@ use super::settings::FlywheelSettings;
 use super::story::late_scores;
 use super::tally::Samples;
 use crate::Error;
-use crate::cli::{App, Exporter, Hooks, StoreReader, Tables, Tally};
+use crate::cli::{App, Exporter, Hooks, StoreReader, Tables, Tally, by_key};
 use crate::config::{ProgramKey, ProgramSettings};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub fn app() -> App {
             Ok(Arc::new(Flywheel::new(settings)) as Arc<dyn Program>)
         }),
         hooks: Arc::new(FlywheelHooks),
-        demo: None,
+        demo: Some(Arc::new(DemoTraffic)),
     }
 }
 
@@ -103,7 +104,48 @@ impl Hooks for FlywheelHooks {
         exporters()
     }
 
-    fn showcase(&self) -> Vec<&'static str> {
-        vec!["train.sft", "train.preferences"]
+    fn showcase(&self, tables: &dyn Tables) -> Result<Vec<(&'static str, Option<Vec<Value>>)>, Error> {
+        let sft = best(tables, "train.sft", &|row| {
+            let has = |column: &str, part: &str| match row(column) {
+                Some(Value::Str(text)) => f64::from(u8::from(text.contains(part))),
+                _ => 0.0,
+            };
+            number(row("quality")) + has("messages", "\"tool_calls\"") + has("sample_id", "trajectory:")
+        })?;
+        let pair = best(tables, "train.preferences", &|row| {
+            number(row("chosen_quality")) - number(row("rejected_quality"))
+        })?;
+        Ok(vec![("train.sft", sft), ("train.preferences", pair)])
     }
+}
+
+fn number(value: Option<&Value>) -> f64 {
+    match value {
+        Some(Value::Double(value)) => *value,
+        _ => 0.0,
+    }
+}
+
+/// A row's columns by their names.
+type Columns<'a> = dyn Fn(&str) -> Option<&'a Value> + 'a;
+
+/// The row of a table that is worth most; of several the first by its key.
+fn best(
+    tables: &dyn Tables,
+    table: &str,
+    worth: &dyn Fn(&Columns<'_>) -> f64,
+) -> Result<Option<Vec<Value>>, Error> {
+    let Some(schema) = tables.schemas().iter().find(|schema| schema.name == table) else { return Ok(None) };
+    let mut best: Option<(f64, Vec<Value>)> = None;
+    tables.for_each(table, &mut |row| {
+        let worth = worth(&|column| row.get(schema.place(column)?));
+        let better = best.as_ref().is_none_or(|(most, first)| {
+            worth > *most || (worth == *most && by_key(schema, &row, first).is_lt())
+        });
+        if better {
+            best = Some((worth, row));
+        }
+        Ok(())
+    })?;
+    Ok(best.map(|(_, row)| row))
 }

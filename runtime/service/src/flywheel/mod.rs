@@ -9,11 +9,12 @@
 //! [`settings`] says what a user may choose; [`fields`] finds a record's fields, wherever they were
 //! mapped to; [`decode`] makes a typed row, a deletion or a reject of a record; [`conversation`]
 //! normalises messages and [`facts`] measures them, so that no later operator reads a body;
-//! [`extract`] makes a text of a body again where one is to be shown or embedded.
+//! [`extract`] makes a text of a body again where one is to be shown or embedded; [`demo`] makes traffic up.
 
 pub mod app;
 pub mod conversation;
 pub mod decode;
+pub mod demo;
 pub mod export;
 pub mod extract;
 pub mod facts;

@@ -15,6 +15,7 @@ use tidemill_core::words::{source_schema, state_schema};
 use tidemill_types::{Cell, Digest, Kind, Origin, Row, TableSchema, Text};
 
 /// Every table, in the order in which people read them.
+// long: a list of columns, to be read as one.
 pub fn schemas() -> Vec<TableSchema> {
     use Kind::{Boolean, Double, Int, Long, String, Text};
     let table =

@@ -6,10 +6,10 @@ use super::start::StoredAtStart;
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tidemill_connectors::store::log::{read_root, write_hint};
-use tidemill_core::commit::{Action, Committer, PutAnswer, SealedEpoch, Stamp};
+use tidemill_connectors::store::log::{newest_root, read_root, write_hint};
+use tidemill_core::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
 use tidemill_core::conductor::ToConductor;
 use tidemill_core::store::{Created, SharedStore, StoreError};
 use tidemill_types::{Epoch, Published, Root, root_name};
@@ -32,7 +32,13 @@ pub(super) struct Commits {
     pub(super) gauges: Arc<Gauges>,
     pub(super) stored: Arc<StoredAtStart>,
     pub(super) stopwatch: Stopwatch,
+    /// When the store last answered, microseconds of the stopwatch.
+    pub(super) heard_at: AtomicU64,
 }
+
+/// After so long without a put, a writer looks for a newer root first: a name that a successor used may
+/// have been deleted since, and would look free.
+const IDLE_MAX_US: u64 = 60_000_000;
 
 pub(super) fn stamp() -> Stamp {
     Stamp { committed_at: now_rfc3339(), nonce: nonce() }
@@ -62,6 +68,7 @@ impl Commits {
             match committer.next(stamp) {
                 Action::Wait => return Ok(()),
                 Action::Put(root) => {
+                    self.look_up(&root).await?;
                     let answer = self.put(&root).await?;
                     if let Some(root) = committer.put_answered(answer).cloned() {
                         self.committed(root).await;
@@ -87,6 +94,23 @@ impl Commits {
                     }
                 }
             }
+        }
+    }
+
+    /// Looks for a newer root if this writer was idle for long. An error: there is one, of another.
+    async fn look_up(&self, root: &Root) -> Result<(), String> {
+        let now = (self.stopwatch)();
+        if now.saturating_sub(self.heard_at.swap(now, Ordering::Relaxed)) < IDLE_MAX_US {
+            return Ok(());
+        }
+        let newest =
+            newest_root(&*self.store, Some(root.epoch - 1)).await.map_err(|error| error.to_string())?;
+        match newest {
+            Some(newest) if newest.generation > root.generation => {
+                Err(Fenced { epoch: newest.epoch, theirs: newest.generation, ours: root.generation }
+                    .to_string())
+            }
+            _ => Ok(()),
         }
     }
 

@@ -9,7 +9,7 @@ use super::uploading::Uploader;
 use crate::Error;
 use crate::config::Settings;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tidemill_core::bodies::BodyCache;
@@ -32,7 +32,7 @@ const BATCHES: usize = 4;
 /// Requests that wait for the dispatcher.
 const ASKS: usize = 4096;
 /// Requests that one worker has on their way.
-const IN_FLIGHT_MAX: usize = 16_384;
+const IN_FLIGHT_MAX: usize = 32_768;
 
 /// What a launch needs besides the claimed store.
 pub(super) struct Launch<'a> {
@@ -130,6 +130,7 @@ fn spawn(
 type Slot = Mutex<Option<worker::Ends>>;
 
 /// Starts everything.
+// long: one place shows which channel joins which two parts of a run.
 pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Error> {
     let workers = launch.settings.workers;
     let (failed, failures) = unbounded();
@@ -221,6 +222,7 @@ fn spawn_committer(
         gauges: started.gauges.clone(),
         stored: started.stored.clone(),
         stopwatch: started.stopwatch.clone(),
+        heard_at: AtomicU64::new((started.stopwatch)()),
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());
     let failed = failed.clone();

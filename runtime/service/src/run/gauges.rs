@@ -43,7 +43,7 @@ struct Inner {
 }
 
 /// A copy of the counters at one moment.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, PartialEq, Default, Debug)]
 pub struct Shown {
     /// Records in.
     pub records: u64,

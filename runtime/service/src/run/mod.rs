@@ -160,7 +160,7 @@ pub fn run_until(
         rates: VecDeque::new(),
         leaving: false,
     };
-    watch.to_the_end(edge, started)
+    watch.until_the_end(edge, started)
 }
 
 /// Watches a run: signals, progress, and what its parts say.
@@ -175,7 +175,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn to_the_end(mut self, mut edge: Edge, started: Started) -> Result<RunSummary, Error> {
+    fn until_the_end(mut self, mut edge: Edge, started: Started) -> Result<RunSummary, Error> {
         let (mut stopping, mut failed) = (false, None);
         loop {
             match edge.from_conductor.recv_timeout(TICK) {
@@ -264,6 +264,7 @@ impl Watch<'_> {
             bytes: shown.bytes,
             lasted: Duration::from_micros((self.stopwatch)()),
             commit: (!shown.commit_us.is_empty()).then(|| (at(50), at(99))),
+            figures: shown,
         }
     }
 }

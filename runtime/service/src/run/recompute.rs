@@ -5,15 +5,18 @@ use tidemill_core::segment::ChangeBatch;
 use tidemill_core::view::{Share, Stored};
 use tidemill_types::{Cell, Digest, TableSchema, Value, row_digest};
 
+/// Changes of tables, by their places.
+type Changes = Vec<(usize, Box<dyn ChangeBatch>)>;
+
 /// The changes of a share of all derived tables from what is stored to what was recomputed; tables that
 /// are not derived keep the changes that they have.
 pub(super) fn subtract(
     schemas: &[TableSchema],
-    tables: Vec<(usize, Box<dyn ChangeBatch>)>,
+    tables: Changes,
     stored: &dyn Stored,
     share: Share,
     derived: impl Fn(&str) -> bool,
-) -> Result<Vec<(usize, Box<dyn ChangeBatch>)>, String> {
+) -> Result<Changes, String> {
     let (mut recomputed, mut rest) = (HashMap::<usize, Net>::new(), Vec::new());
     for (place, mut changes) in tables {
         match derived(&schemas[place].name) {

@@ -89,9 +89,9 @@ fn refused(program: &dyn Program, newest: &Root) -> Option<String> {
             newest.program.name, ours.name
         ));
     }
-    let fixed = program.fixed_settings().into_iter();
+    let mut fixed = program.fixed_settings().into_iter();
     let differs = |name: &&str| ours.settings.get(name) != newest.program.settings.get(name);
-    let name = fixed.filter(differs).next()?;
+    let name = fixed.find(differs)?;
     let value =
         |settings: &serde_json::Value| settings.get(name).map_or("absent".into(), ToString::to_string);
     Some(format!(

@@ -3,9 +3,9 @@
 
 use super::mill::{Mill, read, succeeded};
 use super::values::{row, rows_of_lines};
-use crate::oracle::compare::{assert_equal, shape};
+use crate::oracle::compare::assert_equal;
 use crate::oracle::files::{Positions, input_of, read_all};
-use crate::oracle::model::{Input, Record, Row, Tables, pending_texts, recompute};
+use crate::oracle::model::{Input, Record, Row, Tables, needed_texts, pending_texts, recompute};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use tidemill::cli::{StoreReader, StoreTables, Tables as _};
 use tidemill_connectors::lake::{Snapshot, SnapshotOptions};
+use tidemill_gpu::Lexical;
 use tidemill_types::{Root, TableSchema};
 
 /// A store that nobody writes now, and all that was ever written into its input.
@@ -35,9 +36,20 @@ impl Held {
         Held { reader, records: read_all(input) }
     }
 
+    /// How many records a mill's input holds.
+    pub fn records_of(mill: &Mill) -> u64 {
+        read_all(&mill.input()).len() as u64
+    }
+
+    /// How many records a root covers.
+    pub fn covered_by(root: &Value) -> u64 {
+        let positions: Positions = serde_json::from_value(root["positions"].clone()).expect("positions");
+        positions.values().flat_map(BTreeMap::values).sum()
+    }
+
     /// All retained epochs.
     pub fn epochs(&self) -> RangeInclusive<u64> {
-        self.reader.oldest().expect("the oldest commit")..=self.reader.newest.epoch
+        self.reader.oldest_readable().expect("the oldest commit")..=self.reader.newest.epoch
     }
 
     /// The root of an epoch.
@@ -68,8 +80,11 @@ impl Held {
             next.is_some_and(|next| record.offset < *next)
         };
         let covered: Vec<Record> = self.records.iter().filter(below).cloned().collect();
-        let wanted: u64 = positions.values().flat_map(BTreeMap::values).sum();
-        assert_eq!(covered.len() as u64, wanted, "positions cover records that are not in the input");
+        assert_eq!(
+            covered.len() as u64,
+            Held::covered_by(root),
+            "positions cover records that are not in the input"
+        );
         covered
     }
 
@@ -183,12 +198,24 @@ impl Held {
         assert_eq!(input.records.len(), self.records.len(), "records of a drained run");
         let pending = pending_texts(&input);
         assert!(pending.is_empty(), "{} texts are pending after a drained run", pending.len());
+        hold_vectors(&input);
         let published = newest.published.as_ref().expect("a drained run publishes").epoch;
         let publications = self.publications();
         let last = publications.last().expect("a publication");
         assert_eq!(last.epoch, published);
         assert_eq!(last.positions, newest.positions, "a drained run publishes its last change");
         assert_eq!(self.published(last), rows(&self.at(newest.epoch)), "publication and newest commit");
+    }
+}
+
+/// Every vector is that of its own text, not of a neighbour in its batch.
+fn hold_vectors(input: &Input) {
+    let Some((model, version)) = input.models.last() else { return };
+    let dimensions = version.rsplit('-').next().and_then(|number| number.parse().ok());
+    let lexical = Lexical { dimensions: dimensions.expect("the version ends in the dimensions") };
+    for (digest, text) in needed_texts(input) {
+        let vector = input.embeddings.get(&(digest, model.clone(), version.clone()));
+        assert_eq!(vector, Some(&lexical.vector(&text)), "the vector of {text:?}");
     }
 }
 
@@ -219,10 +246,4 @@ pub fn rows(tables: &StoreTables) -> Tables {
 fn key(schema: &TableSchema, row: &Row) -> String {
     let columns = schema.columns.iter().filter(|column| column.key);
     columns.map(|column| format!("{}\u{0}", row[&column.name])).collect()
-}
-
-/// Tables that the oracle knows, without those that programs keep for themselves.
-pub fn known(tables: &Tables) -> Tables {
-    let known = tables.iter().filter(|(name, _)| shape(name).is_some());
-    known.map(|(name, rows)| (name.clone(), rows.clone())).collect()
 }

@@ -27,7 +27,11 @@ pub struct Running {
 impl Mill {
     /// A mill that commits and publishes often, with what is given under `[flywheel]`.
     pub fn new(configuration: &Value) -> Mill {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut folder = tempfile::tempdir().expect("a temporary folder");
+        if std::env::var_os("MILL_KEEP").is_some() {
+            folder.disable_cleanup(true);
+            eprintln!("kept: {}", folder.path().display());
+        }
         let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms"];
         let mill = Mill { folder, flags: flags.map(str::to_string).to_vec() };
         fs::create_dir(mill.input()).expect("a folder for input");

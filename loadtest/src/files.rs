@@ -1,0 +1,70 @@
+//! The load `files`: a folder that is there from the start, drained into a fresh store.
+//!
+//! It measures throughput and the price of durability, not latency under an open load: the sources are
+//! always ahead.
+
+use crate::machine;
+use crate::report::Report;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tidemill::Error;
+use tidemill::cli::{RunSettings, Until};
+use tidemill::config::{Sources, flag, resolve};
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// The folder.
+    pub input: PathBuf,
+    /// Where to keep the store.
+    pub store: Option<PathBuf>,
+    /// Worker threads.
+    pub workers: Option<usize>,
+    /// Settings as `key=value`.
+    pub set: Vec<String>,
+}
+
+impl Load {
+    fn flags(&self) -> Result<Vec<(String, String)>, Error> {
+        let mut flags = Vec::new();
+        flags.extend(self.workers.map(|workers| ("workers".to_string(), workers.to_string())));
+        for set in &self.set {
+            let none = || Error::Usage(format!("--set {set}: give KEY=VALUE, such as lake.interval=5s"));
+            let (key, value) = set.split_once('=').ok_or_else(none)?;
+            flags.push((flag(key), value.to_string()));
+        }
+        Ok(flags)
+    }
+}
+
+/// Runs a load.
+///
+/// # Errors
+///
+/// When the settings are wrong, the store is there already, or the run fails.
+pub fn run(load: Load) -> Result<Report, Error> {
+    let temporary = tempfile::tempdir().map_err(Error::failed)?;
+    let store = load.store.clone().unwrap_or_else(|| temporary.path().join("store"));
+    if store.exists() {
+        return Err(Error::failed(format!(
+            "{} is there already; a load needs a fresh store",
+            store.display()
+        )));
+    }
+    let app = tidemill::flywheel::app();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let settings =
+        resolve(&app.settings, &Sources { flags: load.flags()?, cores, ..Sources::default() })?.settings;
+    let program = (app.program)(&settings.program).map_err(Error::failed)?;
+    let workers = settings.workers;
+    let run = RunSettings {
+        settings,
+        input_dir: load.input,
+        store_url: store.display().to_string(),
+        until: Until::Drained,
+        progress: Arc::new(|_| {}),
+    };
+    let before = machine::usage();
+    let summary = tidemill::run::run(run, program)?;
+    Ok(Report { workers, summary, usage: machine::usage().since(before) })
+}
