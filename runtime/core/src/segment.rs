@@ -1,9 +1,9 @@
 //! Segments: one worker's share of one epoch's changelog as one object.
 //!
 //! A segment is a sequence of Arrow IPC streams (LZ4 frames inside), one for each table that changed
-//! and one for the bodies that arrived; its [`SegmentRef`](tidemill_types::SegmentRef) holds a byte range for each. A table's
-//! stream has three columns of ours, `_diff`, `_key` and `_row` (the digests of key and row), then the
-//! table's columns; a text stands as its digest, length and origin. Rows of one table and epoch are
+//! and one for the bodies that arrived; its [`SegmentRef`](tidemill_types::SegmentRef) holds a byte
+//! range for each. A table's stream has three columns of ours, `_diff`, `_key` and `_row` (the digests of
+//! key and row), then the table's columns; a text stands as its digest, length and origin. Rows of one table and epoch are
 //! consolidated: no row twice, no diff zero. Encoding and decoding are pure.
 
 use crate::columns::{ColumnBuilder, ColumnError, Texts, arrow_type, digests, value_at};
@@ -246,7 +246,9 @@ fn body_batches(bodies: &[(Digest, Bytes)]) -> Result<Vec<RecordBatch>, ArrowErr
         Field::new("body", DataType::Binary, false),
     ]));
     let mut batches = Vec::new();
-    let (mut digest, mut body, mut size) = (FixedSizeBinaryBuilder::new(16), BinaryBuilder::new(), 0);
+    let next =
+        || (FixedSizeBinaryBuilder::new(16), BinaryBuilder::with_capacity(256, BODIES_BATCH_BYTES * 5 / 4));
+    let ((mut digest, mut body), mut size) = (next(), 0);
     for (place, (of, bytes)) in bodies.iter().enumerate() {
         digest.append_value(of.to_bytes())?;
         body.append_value(bytes);
@@ -254,7 +256,7 @@ fn body_batches(bodies: &[(Digest, Bytes)]) -> Result<Vec<RecordBatch>, ArrowErr
         if size >= BODIES_BATCH_BYTES || place + 1 == bodies.len() {
             let arrays: Vec<ArrayRef> = vec![Arc::new(digest.finish()), Arc::new(body.finish())];
             batches.push(RecordBatch::try_new(schema.clone(), arrays)?);
-            size = 0;
+            ((digest, body), size) = (next(), 0);
         }
     }
     Ok(batches)
@@ -262,7 +264,8 @@ fn body_batches(bodies: &[(Digest, Bytes)]) -> Result<Vec<RecordBatch>, ArrowErr
 
 /// Encodes a draft. `schemas` are the program's tables in their order.
 pub fn encode(schemas: &[TableSchema], mut draft: SegmentDraft) -> Result<Encoded, SegmentError> {
-    let mut out = Vec::new();
+    let body_bytes: usize = draft.bodies.iter().map(|(_, body)| body.len()).sum();
+    let mut out = Vec::with_capacity(body_bytes / 2 + (64 << 10));
     let mut tables = BTreeMap::new();
     let bodies = match draft.bodies.is_empty() {
         true => None,

@@ -19,9 +19,14 @@ fn kills() -> usize {
     given.map_or(12, |given| given.parse().unwrap_or_else(|_| panic!("KILLS is {given}; give a number")))
 }
 
-/// Runs over the traffic and is killed at a random moment while more of it is written.
+/// Runs over the traffic and is killed at a random moment while more of it is written: now and then
+/// while it starts, mostly some time after its claim.
 fn run_and_kill(mill: &Mill, steps: &[Step], workers: usize, rng: &mut ChaCha8Rng) {
+    let before = mill.newest().map_or(0, |root| root["generation"].as_u64().expect("a number"));
     let running = mill.tail(workers);
+    if rng.random_bool(0.8) {
+        mill.wait_for("a claim", |root| root["generation"].as_u64() > Some(before));
+    }
     let pause = Duration::from_millis(rng.random_range(0..300));
     let (during, after) = steps.split_at(steps.len() / 2);
     mill.write_slowly(during, Duration::from_millis(rng.random_range(0..20)));
@@ -38,6 +43,12 @@ fn change(mill: &mut Mill, seed: u64, rng: &mut ChaCha8Rng) {
     configuration["per_task"] = json!(rng.random_range(1..4));
     mill.configure(&configuration);
     mill.set("model-dimensions", ["16", "32"][rng.random_range(0..2)]);
+}
+
+/// A score of nothing, so that there is something to commit.
+fn heartbeat(number: u32) -> Step {
+    let line = json!({"row_id": format!("beat {number}"), "metric": "reward"}).to_string() + "\n";
+    Step { file: "scores-beat.jsonl".to_string(), append: line.into_bytes() }
 }
 
 /// Kills a service again and again over the traffic of a seed, then holds what is left to the oracle.
@@ -113,9 +124,16 @@ fn a_service_that_is_killed_while_it_forgets_what_is_old_stays_equal_to_the_orac
     mill.set("store-retention", "1s");
     let mut rng = ChaCha8Rng::seed_from_u64(24);
     let steps = traffic::steps(24, traffic::SMALL * 2);
-    for part in steps.chunks(steps.len().div_ceil(kills())) {
-        run_and_kill(&mill, part, 2, &mut rng);
-        std::thread::sleep(Duration::from_millis(rng.random_range(0..1200)));
+    for part in steps.chunks(steps.len().div_ceil(8)) {
+        // Long enough to forget something in most runs, once a second.
+        let running = mill.tail(2);
+        mill.write_slowly(part, Duration::from_millis(15));
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..1500)));
+        for _ in 0..rng.random_range(1..6) {
+            mill.write(&[heartbeat(rng.random_range(0..1000))]);
+            std::thread::sleep(Duration::from_millis(rng.random_range(0..150)));
+        }
+        running.kill();
     }
     mill.drain(2);
     let held = Held::of(&mill);

@@ -1,6 +1,6 @@
 //! The commit under simulation: many histories of several writers over a store that loses answers.
 //!
-//! `TIDEMILL_SIM_SEEDS` asks for more of them than the default; a failure names its seed.
+//! `SIM_SEEDS` asks for more of them than the default; a failure names its seed.
 
 use tidemill_sim::Faults;
 use tidemill_sim::trial::{Outcome, Plan, Trial};
@@ -17,7 +17,7 @@ fn run(plan: Plan) -> Result<Outcome, String> {
 }
 
 fn seeds() -> u64 {
-    std::env::var("TIDEMILL_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
+    std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200)
 }
 
 #[test]

@@ -185,7 +185,8 @@ impl Bench {
     /// Nothing was handed out that no position covers: it would be committed, and read again later.
     fn positions_cover_every_line(&self) {
         let positions = self.taken.positions.values().flatten();
-        let positions: BTreeMap<_, _> = positions.map(|(file, next)| (file.clone(), *next as usize)).collect();
+        let positions: BTreeMap<_, _> =
+            positions.map(|(file, next)| (file.clone(), *next as usize)).collect();
         let lines = self.taken.lines.iter().filter(|(_, lines)| !lines.is_empty());
         let lines: BTreeMap<_, _> = lines.map(|(file, lines)| (file.clone(), lines.len())).collect();
         assert_eq!(positions, lines);
