@@ -72,7 +72,7 @@ pub(super) struct FoldContext<'a> {
     pub streams: &'a [StreamTable],
     pub segments: &'a SegmentBytes,
     /// Whether the lake holds a key, where that is known: contradictions are found by it.
-    pub holds: &'a dyn Fn(usize, Digest) -> Option<bool>,
+    pub holds: &'a (dyn Fn(usize, Digest) -> Option<bool> + Sync),
 }
 
 impl FoldContext<'_> {

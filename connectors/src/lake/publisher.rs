@@ -17,8 +17,9 @@ use super::segments::{BodyCache, SegmentBytes};
 use super::texts::{Lake, Texts, resolved};
 use super::{LakeError, StreamTable, unusable};
 use iceberg::spec::TableMetadata;
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{PublishError, View, ViewError};
@@ -39,6 +40,13 @@ const FILE_BYTES: usize = 128 << 20;
 const TABLES_OPENED: usize = 4;
 /// What compaction may read in one publication.
 const COMPACTION_BYTES: u64 = 256 << 20;
+
+/// Threads that stage tables of one publication side by side.
+const STAGERS: usize = 2;
+
+fn panicked() -> LakeError {
+    LakeError::Refused("a thread of the publication stopped by an internal error".to_string())
+}
 
 /// What a publisher works with.
 pub struct LakeOptions {
@@ -222,26 +230,63 @@ impl LakePublisher {
         let (extract, cache) = (self.options.extract.as_ref(), self.options.bodies.as_ref());
         let third = self.options.memory_bytes_max / 3;
         let texts = Texts::new(&self.io, &context, &fold, self, extract, cache, third)?;
-        let mut uploads = Uploads::new(self.io.clone(), third);
+        let budget = AtomicU64::new(COMPACTION_BYTES);
+        // Another table comes first each time, so that none is always left without budget.
+        let turns = (0..self.tables.len()).map(|turn| (turn + epoch as usize) % self.tables.len());
+        let works = turns.map(|table| TableWork {
+            publisher: self,
+            context: &context,
+            fold: &fold,
+            texts: &texts,
+            table,
+            epoch,
+        });
+        let works: Mutex<VecDeque<TableWork<'_>>> = Mutex::new(works.filter(TableWork::is_due).collect());
+        let turn = || self.stage_some(&works, &budget, third / STAGERS);
+        let parts = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..STAGERS).map(|_| scope.spawn(turn)).collect();
+            let mut parts = vec![turn()];
+            parts.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(panicked()))));
+            parts
+        });
         let mut staged: Vec<Option<Staged>> = self.tables.iter().map(|_| None).collect();
-        let mut budget = COMPACTION_BYTES;
-        for turn in 0..self.tables.len() {
-            // Another table comes first each time, so that none is always left without budget.
-            let table = (turn + epoch as usize) % self.tables.len();
-            let work =
-                TableWork { publisher: self, context: &context, fold: &fold, texts: &texts, table, epoch };
-            if work.is_due() {
-                let (made, read) = work.stage(&mut uploads, budget)?;
-                budget -= read;
+        for part in parts {
+            let (tables, written) = part?;
+            stats.objects += written.objects;
+            stats.bytes += written.bytes;
+            for (table, made) in tables {
                 stats.inserted += made.delta.inserted;
                 stats.deleted += made.delta.deleted;
-                stats.compacted_bytes += read;
                 staged[table] = Some(made);
             }
         }
-        uploads.finish()?;
-        (stats.objects, stats.bytes) = (uploads.objects, uploads.bytes);
+        stats.compacted_bytes = COMPACTION_BYTES - budget.into_inner();
         Ok(staged)
+    }
+
+    /// Stages tables until none waits; several threads take turns. Gives the tables and what was put.
+    fn stage_some(
+        &self,
+        works: &Mutex<VecDeque<TableWork<'_>>>,
+        budget: &AtomicU64,
+        uploads_bytes_max: usize,
+    ) -> Result<(Vec<(usize, Staged)>, PublishStats), LakeError> {
+        let mut uploads = Uploads::new(self.io.clone(), uploads_bytes_max);
+        let mut staged = Vec::new();
+        loop {
+            let next = works.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(work) = next else { break };
+            let granted = budget.swap(0, Ordering::AcqRel);
+            let made = work.stage(&mut uploads, granted);
+            let (made, read) =
+                made.inspect_err(|_| works.lock().unwrap_or_else(PoisonError::into_inner).clear())?;
+            budget.fetch_add(granted - read, Ordering::AcqRel);
+            staged.push((work.table, made));
+        }
+        uploads.finish()?;
+        let written =
+            PublishStats { objects: uploads.objects, bytes: uploads.bytes, ..PublishStats::default() };
+        Ok((staged, written))
     }
 
     fn apply(&mut self, epoch: Epoch, staged: Vec<Option<Staged>>) -> Published {

@@ -20,7 +20,7 @@ use tidemill_core::segment::decode_bodies;
 use tidemill_types::{Digest, Kind, SegmentRef, Text, Value};
 
 /// The lake as it is before the fold.
-pub(super) trait Lake {
+pub(super) trait Lake: Sync {
     /// Where a row stands.
     fn place(&self, table: usize, key: Digest) -> Result<Option<Place>, LakeError>;
     /// A data file of a table.

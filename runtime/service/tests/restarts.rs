@@ -277,8 +277,8 @@ fn a_writer_that_slept_past_the_retention_changes_nothing_and_stops() {
     held.hold_all();
     held.hold_drained();
     succeeded(&mill.read(&["verify", "--recompute"]));
-    // What it finds out first may also be that an object that it knows is gone.
     assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("another writer has taken over the store"), "{message}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::uploading::segment_epoch;
 use std::collections::VecDeque;
 use tidemill_connectors::lake::{LakePublisher, generation_of};
 use tidemill_connectors::store::log::read_root;
-use tidemill_core::store::SharedStore;
+use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_types::{Epoch, Root, root_name};
 use tokio::runtime::Handle;
 
@@ -44,7 +44,12 @@ pub(super) type Dropped = (Vec<String>, Epoch);
 
 impl Collector {
     fn root(&self, epoch: Epoch) -> Result<Root, String> {
-        self.runtime.block_on(read_root(&*self.store, epoch)).map_err(|error| error.to_string())
+        self.runtime.block_on(read_root(&*self.store, epoch)).map_err(|error| match error {
+            StoreError::NotFound { .. } => {
+                format!("{error}: another writer has taken over the store, or it was deleted. Run one writer for each store")
+            }
+            error => error.to_string(),
+        })
     }
 
     /// One step after `newest` was committed.

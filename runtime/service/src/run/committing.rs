@@ -34,11 +34,16 @@ pub(super) struct Commits {
     pub(super) stopwatch: Stopwatch,
     /// When the store last answered, microseconds of the stopwatch.
     pub(super) heard_at: AtomicU64,
+    /// See [`idle_max_us`].
+    pub(super) idle_max_us: u64,
 }
 
-/// After so long without a put, a writer looks for a newer root first: a name that a successor used may
-/// have been deleted since, and would look free.
-const IDLE_MAX_US: u64 = 60_000_000;
+/// After so many microseconds without a put, a writer looks for a newer root first: a name that a
+/// successor used may have been deleted since, and would look free. Nothing is deleted that is younger
+/// than the retention.
+pub(super) fn idle_max_us(retention: Duration) -> u64 {
+    (retention / 2).min(Duration::from_secs(60)).as_micros() as u64
+}
 
 pub(super) fn stamp() -> Stamp {
     Stamp { committed_at: now_rfc3339(), nonce: nonce() }
@@ -100,7 +105,7 @@ impl Commits {
     /// Looks for a newer root if this writer was idle for long. An error: there is one, of another.
     async fn look_up(&self, root: &Root) -> Result<(), String> {
         let now = (self.stopwatch)();
-        if now.saturating_sub(self.heard_at.swap(now, Ordering::Relaxed)) < IDLE_MAX_US {
+        if now.saturating_sub(self.heard_at.swap(now, Ordering::Relaxed)) < self.idle_max_us {
             return Ok(());
         }
         let newest =

@@ -1,6 +1,6 @@
 //! The threads and tasks around the timely workers: launched together, torn down together.
 
-use super::committing::{Commits, ToCommitter};
+use super::committing::{Commits, ToCommitter, idle_max_us};
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::publishing::{Due, Publishing, ToPublisher};
@@ -170,7 +170,8 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         failures: 0,
     };
     threads.push(spawn("publisher", &failed, move || publishing.run())?);
-    spawn_committer(started, commits, &to_conductor, &publisher, &abort, &failed);
+    let idle_max_us = idle_max_us(launch.settings.store.retention);
+    spawn_committer(started, idle_max_us, commits, &to_conductor, &publisher, &abort, &failed);
 
     let (mut slots, mut outboxes): (Vec<Slot>, Vec<_>) = (Vec::new(), Vec::new());
     let mut conductor_ends = Some((events, conductor));
@@ -208,6 +209,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
 
 fn spawn_committer(
     started: &Started,
+    idle_max_us: u64,
     told: tokio::sync::mpsc::UnboundedReceiver<ToCommitter>,
     conductor: &Sender<ToConductor>,
     publisher: &Sender<ToPublisher>,
@@ -223,6 +225,7 @@ fn spawn_committer(
         stored: started.stored.clone(),
         stopwatch: started.stopwatch.clone(),
         heard_at: AtomicU64::new((started.stopwatch)()),
+        idle_max_us,
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());
     let failed = failed.clone();
