@@ -8,7 +8,7 @@
 
 use crate::columns::{ColumnBuilder, ColumnError, Texts, arrow_type, digests, value_at};
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BinaryBuilder, FixedSizeBinaryBuilder, Int64Array, Int64Builder,
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, Int64Builder,
     RecordBatch,
 };
 use arrow::datatypes::{DataType, Field, Schema};
@@ -191,12 +191,10 @@ impl<'s> ChangesBuilder<'s> {
     }
 }
 
-fn write_stream(batches: &[RecordBatch], out: &mut Vec<u8>) -> Result<(u64, u64), ArrowError> {
+fn write_batch(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(u64, u64), ArrowError> {
     let offset = out.len() as u64;
-    let mut writer = StreamWriter::try_new_with_options(&mut *out, &batches[0].schema(), ipc_options()?)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
+    let mut writer = StreamWriter::try_new_with_options(&mut *out, &batch.schema(), ipc_options()?)?;
+    writer.write(batch)?;
     writer.finish()?;
     drop(writer);
     Ok((offset, out.len() as u64 - offset))
@@ -223,7 +221,7 @@ fn write_table(
     if batch.num_rows() == 0 {
         return Ok(None);
     }
-    (section.offset, section.length) = write_stream(&[batch], out)?;
+    (section.offset, section.length) = write_batch(&batch, out)?;
     Ok(Some(section))
 }
 
@@ -240,26 +238,32 @@ fn check_diff(schema: &TableSchema, row: &dyn Row, diff: i64) -> Result<(), Segm
     })
 }
 
-fn body_batches(bodies: &[(Digest, Bytes)]) -> Result<Vec<RecordBatch>, ArrowError> {
+/// Writes bodies in batches of bounded size, one after the other, so that only one is in memory twice.
+fn write_bodies(bodies: &[(Digest, Bytes)], out: &mut Vec<u8>) -> Result<(u64, u64), ArrowError> {
+    let offset = out.len() as u64;
     let schema = Arc::new(Schema::new(vec![
         Field::new("digest", DataType::FixedSizeBinary(16), false),
         Field::new("body", DataType::Binary, false),
     ]));
-    let mut batches = Vec::new();
-    let next =
-        || (FixedSizeBinaryBuilder::new(16), BinaryBuilder::with_capacity(256, BODIES_BATCH_BYTES * 5 / 4));
-    let ((mut digest, mut body), mut size) = (next(), 0);
-    for (place, (of, bytes)) in bodies.iter().enumerate() {
-        digest.append_value(of.to_bytes())?;
-        body.append_value(bytes);
-        size += bytes.len();
-        if size >= BODIES_BATCH_BYTES || place + 1 == bodies.len() {
-            let arrays: Vec<ArrayRef> = vec![Arc::new(digest.finish()), Arc::new(body.finish())];
-            batches.push(RecordBatch::try_new(schema.clone(), arrays)?);
-            ((digest, body), size) = (next(), 0);
-        }
+    let mut writer = StreamWriter::try_new_with_options(&mut *out, &schema, ipc_options()?)?;
+    let mut rest = bodies;
+    while !rest.is_empty() {
+        let mut size = 0;
+        let full = |(_, body): &(Digest, Bytes)| {
+            size += body.len();
+            size >= BODIES_BATCH_BYTES
+        };
+        let count = rest.iter().position(full).map_or(rest.len(), |place| place + 1);
+        let (batch, later) = rest.split_at(count);
+        let digests = FixedSizeBinaryArray::try_from_iter(batch.iter().map(|(digest, _)| digest.to_bytes()))?;
+        let bytes = BinaryArray::from_iter_values(batch.iter().map(|(_, body)| body));
+        let arrays: Vec<ArrayRef> = vec![Arc::new(digests), Arc::new(bytes)];
+        writer.write(&RecordBatch::try_new(schema.clone(), arrays)?)?;
+        rest = later;
     }
-    Ok(batches)
+    writer.finish()?;
+    drop(writer);
+    Ok((offset, out.len() as u64 - offset))
 }
 
 /// Encodes a draft. `schemas` are the program's tables in their order.
@@ -270,7 +274,7 @@ pub fn encode(schemas: &[TableSchema], mut draft: SegmentDraft) -> Result<Encode
     let bodies = match draft.bodies.is_empty() {
         true => None,
         false => {
-            let (offset, length) = write_stream(&body_batches(&draft.bodies)?, &mut out)?;
+            let (offset, length) = write_bodies(&draft.bodies, &mut out)?;
             Some(SectionRef { offset, length, inserted: draft.bodies.len() as u64, deleted: 0 })
         }
     };

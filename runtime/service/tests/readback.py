@@ -34,7 +34,8 @@ def publications(store):
     found = {}
     for root in sorted((store / "catalog").glob("[0-9]" * 20 + ".json")):
         published = json.loads(root.read_bytes())["published"]
-        if published:
+        # Of the oldest roots the publication is there, but the root of its own epoch may be gone.
+        if published and (store / "catalog" / f"{published['epoch']:020}.json").exists():
             found[published["epoch"]] = published["tables"]
     return found
 

@@ -65,25 +65,40 @@ impl StoreReader {
         Ok(self.runtime.block_on(store::log::read_root(self.store.as_ref(), epoch))?)
     }
 
-    /// The root of an epoch whose tables can be read. The oldest roots of the log may be there only as
-    /// the tail of a publication that younger ones name, while what they themselves begin with is gone.
+    /// The root of an epoch whose tables can be read, with a publication at which they can begin. The
+    /// oldest roots of the log name one of which the log is gone already; they are there as the tail of
+    /// one that a younger root names, and so are read with that.
     pub fn readable_root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
         let root = self.root(epoch)?;
-        match root.epoch == self.newest.epoch || is_readable(&root, self.oldest()?) {
-            true => Ok(root),
-            false => Err(self.forgotten(root.epoch)),
-        }
+        let wanted = root.epoch;
+        self.based(root, self.oldest()?)?.ok_or_else(|| self.forgotten(wanted))
     }
 
     /// The oldest epoch whose tables can be read.
     pub fn oldest_readable(&self) -> Result<Epoch, Error> {
         let oldest = self.oldest()?;
         for epoch in oldest..self.newest.epoch {
-            if is_readable(&self.root(Some(epoch))?, oldest) {
+            if self.based(self.root(Some(epoch))?, oldest)?.is_some() {
                 return Ok(epoch);
             }
         }
         Ok(self.newest.epoch)
+    }
+
+    /// The root with a publication after which the log, which begins at `oldest`, holds every root.
+    fn based(&self, root: Root, oldest: Epoch) -> Result<Option<Root>, Error> {
+        let published = |root: &Root| root.published.as_ref().map(|published| published.epoch);
+        if root.epoch == self.newest.epoch || oldest <= published(&root).map_or(0, |epoch| epoch + 1) {
+            return Ok(Some(root));
+        }
+        for later in root.epoch + 1..=self.newest.epoch {
+            let later = self.root(Some(later))?;
+            if published(&later) > published(&root) {
+                let fits = published(&later) <= Some(root.epoch);
+                return Ok(fits.then_some(Root { published: later.published, ..root }));
+            }
+        }
+        Ok(None)
     }
 
     fn forgotten(&self, epoch: Epoch) -> Error {
@@ -164,11 +179,6 @@ impl StoreReader {
         }
         Ok(changes)
     }
-}
-
-/// Whether the log holds every root after the publication with which a root's tables begin.
-fn is_readable(root: &Root, oldest: Epoch) -> bool {
-    oldest <= root.published.as_ref().map_or(0, |published| published.epoch + 1)
 }
 
 /// Bounds the segments and bodies that a reading command holds.
