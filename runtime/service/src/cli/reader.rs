@@ -45,10 +45,11 @@ impl StoreReader {
         Ok(Self { store, runtime, newest, make: app.program.clone() })
     }
 
-    /// The oldest epoch whose root is there.
+    /// The oldest epoch whose root is there and kept.
     pub fn oldest(&self) -> Result<Epoch, Error> {
         let start = self.runtime.block_on(store::log::log_start(self.store.as_ref()))?;
-        Ok(start.unwrap_or(self.newest.epoch))
+        // A root below what the newest one keeps is dropped, or was put there by a writer that had slept.
+        Ok(start.unwrap_or(self.newest.epoch).max(self.newest.log_from))
     }
 
     /// The root of an epoch; of the newest without one. Its tables may be gone already: see

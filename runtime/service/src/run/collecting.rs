@@ -7,8 +7,9 @@
 //! them as dropped, and when it is committed they are deleted. The newest root is never deleted.
 //!
 //! Orphans are objects that no root names: a segment or a lake file of a lower generation whose epoch
-//! is above what that generation's last root could name. They are looked for once, a while after the start.
+//! is above what that generation's last root could name. They are looked for once, after the first commit.
 
+use super::clock::parse_ms;
 use super::uploading::segment_epoch;
 use std::collections::VecDeque;
 use tidemill_connectors::lake::{LakePublisher, generation_of};
@@ -18,7 +19,7 @@ use tidemill_types::{Epoch, Root, root_name};
 use tokio::runtime::Handle;
 
 /// Roots that one step looks at.
-const ROOTS_A_STEP: usize = 64;
+const ROOTS_A_STEP: usize = 512;
 /// Names that one root lists as dropped.
 const NAMES_A_ROOT: usize = 512;
 
@@ -28,8 +29,10 @@ pub(super) struct Collector {
     pub(super) retention_ms: i64,
     /// Milliseconds between two looks at the log.
     pub(super) every_ms: i64,
-    /// The oldest root that is kept.
+    /// The oldest root whose names do not wait to be listed, or are listed.
     pub(super) log_from: Epoch,
+    /// The oldest root that is kept: all names of older ones have been listed.
+    pub(super) listed_from: Epoch,
     /// The oldest root that may be younger than the retention.
     pub(super) young: Epoch,
     /// Names that wait to be listed.
@@ -43,13 +46,14 @@ pub(super) struct Collector {
 pub(super) type Dropped = (Vec<String>, Epoch);
 
 impl Collector {
-    fn root(&self, epoch: Epoch) -> Result<Root, String> {
-        self.runtime.block_on(read_root(&*self.store, epoch)).map_err(|error| match error {
-            StoreError::NotFound { .. } => {
-                format!("{error}: another writer has taken over the store, or it was deleted. Run one writer for each store")
-            }
-            error => error.to_string(),
-        })
+    /// A root, or `None` if it is gone: a collector that was cut off has deleted it, and before it all
+    /// that it alone named.
+    fn root(&self, epoch: Epoch) -> Result<Option<Root>, String> {
+        match self.runtime.block_on(read_root(&*self.store, epoch)) {
+            Ok(root) => Ok(Some(root)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// One step after `newest` was committed.
@@ -69,44 +73,53 @@ impl Collector {
         }
         let count = self.waiting.len().min(NAMES_A_ROOT);
         let names: Vec<String> = self.waiting.drain(..count).collect();
-        Ok((!names.is_empty()).then_some((names, self.log_from)))
+        if self.waiting.is_empty() {
+            self.listed_from = self.log_from;
+        }
+        Ok((!names.is_empty()).then_some((names, self.listed_from)))
     }
 
     /// Finds the oldest root that is younger than the retention, and lists what is below its
     /// publication.
     fn look(&mut self, lake: &LakePublisher, newest: &Root, now: i64) -> Result<(), String> {
-        let mut kept = None;
+        let mut oldest = None;
         for _ in 0..ROOTS_A_STEP {
             if self.young >= newest.epoch {
-                kept = Some(newest.clone());
+                oldest = Some(newest.clone());
                 break;
             }
             let root = self.root(self.young)?;
-            if now - super::clock::parse_ms(&root.committed_at).unwrap_or(now) < self.retention_ms {
-                kept = Some(root);
+            let committed = root.as_ref().and_then(|root| parse_ms(&root.committed_at));
+            if committed.is_some_and(|at| now - at < self.retention_ms) {
+                oldest = root;
                 break;
             }
             self.young += 1;
         }
-        let oldest = match kept {
-            Some(root) => root,
-            None => self.root(self.young)?,
-        };
-        let keep_from = oldest.published.as_ref().map_or(self.log_from, |p| p.epoch);
+        // Where the look ended early, more is old: the next one goes on.
+        let keep_from = oldest.and_then(|root| root.published).map_or(self.log_from, |p| p.epoch);
         self.drop_below(lake, keep_from)
     }
 
     fn drop_below(&mut self, lake: &LakePublisher, keep_from: Epoch) -> Result<(), String> {
         let until = keep_from.min(self.log_from + ROOTS_A_STEP as Epoch);
         while self.log_from < until {
-            let (root, next) = (self.root(self.log_from)?, self.root(self.log_from + 1)?);
-            if let (Some(older), Some(newer)) = (&root.published, &next.published)
-                && older.epoch != newer.epoch
-            {
-                self.waiting.extend(lake.garbage(older, newer).map_err(|error| error.to_string())?);
+            if let Some(root) = self.root(self.log_from)? {
+                let next = self.root(self.log_from + 1)?.and_then(|next| next.published);
+                if let (Some(older), Some(newer)) = (&root.published, &next)
+                    && older.epoch != newer.epoch
+                {
+                    match lake.garbage(older, newer) {
+                        Ok(names) => self.waiting.extend(names),
+                        // A collector that was cut off has deleted a part; the rest stays behind.
+                        Err(error) => {
+                            tracing::warn!(%error, epoch = older.epoch, "a publication cannot be collected")
+                        }
+                    }
+                }
+                self.waiting.extend(root.segments.into_iter().map(|segment| segment.name));
+                self.waiting.push_back(root_name(self.log_from));
             }
-            self.waiting.extend(root.segments.into_iter().map(|segment| segment.name));
-            self.waiting.push_back(root_name(self.log_from));
             self.log_from += 1;
         }
         Ok(())
@@ -152,11 +165,12 @@ pub(super) fn collector(
         store,
         runtime,
         retention_ms,
-        every_ms: (retention_ms / 100).clamp(1000, 60_000),
+        every_ms: (retention_ms / 100).clamp(1000, 10_000),
         log_from: claim.log_from,
+        listed_from: claim.log_from,
         young: claim.log_from,
         waiting: VecDeque::new(),
         orphans_of: Some(before.cloned()),
-        looked_at: super::clock::now_ms(),
+        looked_at: 0,
     }
 }
