@@ -165,6 +165,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         conductor: to_conductor.clone(),
         gauges: started.gauges.clone(),
         paused: overdue,
+        overdue_start: overdue,
         stopwatch: started.stopwatch.clone(),
         collector: lake.collector,
         failures: 0,

@@ -74,7 +74,10 @@ pub(super) struct Publishing {
     pub(super) committer: UnboundedSender<ToCommitter>,
     pub(super) conductor: Sender<ToConductor>,
     pub(super) gauges: Arc<Gauges>,
+    /// Whether the sources pause.
     pub(super) paused: bool,
+    /// A publication was overdue at the start, and none has been named since.
+    pub(super) overdue_start: bool,
     pub(super) stopwatch: Stopwatch,
     pub(super) collector: Collector,
     pub(super) failures: u32,
@@ -121,6 +124,7 @@ impl Publishing {
             && published.epoch >= awaited
         {
             self.due.awaiting = None;
+            self.overdue_start = false;
             self.due.newest_named = at;
             self.lake.named(published.epoch);
         }
@@ -151,7 +155,10 @@ impl Publishing {
         self.failures = 0;
         self.due.changed_since = None;
         self.gauges.lag(None);
-        let Some(published) = published else { return Ok(()) };
+        let Some(published) = published else {
+            self.overdue_start = false;
+            return Ok(());
+        };
         let stats = self.lake.stats();
         self.gauges.published((self.stopwatch)() - start, stats.objects, stats.bytes);
         self.due.awaiting = Some(published.epoch);
@@ -162,8 +169,7 @@ impl Publishing {
     }
 
     fn pause_or_go_on(&mut self) {
-        let overdue_start = self.paused && !self.due.is_done();
-        let pause = self.due.lags(now_ms()) || overdue_start;
+        let pause = self.overdue_start || self.due.lags(now_ms());
         if pause != self.paused {
             self.paused = pause;
             self.gauges.paused(pause);
