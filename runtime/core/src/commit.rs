@@ -246,7 +246,6 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             location: location.to_string(),
             claim: true,
             segments: Vec::new(),
-            dropped: Vec::new(),
             ..newest.clone()
         },
     }

@@ -128,7 +128,8 @@ impl Conductor {
                 Err(error) => self.tell_edge(FromConductor::Failed(error)),
             }
         }
-        if self.phase != Phase::Left {
+        // Nothing is sealed before every worker holds what is stored: a table would lose what is missing.
+        if self.phase != Phase::Left && self.statuses.iter().all(|status| status.filled) {
             self.advance_phase();
             let opened_at = self.driver.opened_at();
             if let Some(closed) = self.driver.close(now) {
@@ -154,6 +155,9 @@ impl Conductor {
         if let Some(error) = &status.failed {
             self.tell_edge(FromConductor::SourceFailed(error.clone()));
         }
+        if let Some(error) = &status.broken {
+            self.tell_edge(FromConductor::Failed(error.clone()));
+        }
         let worker = status.worker;
         self.statuses[worker] = status;
         let pending = self.statuses.iter().map(|s| s.pending).sum();
@@ -170,7 +174,7 @@ impl Conductor {
             ToConductor::Force => self.driver.force(),
             ToConductor::Pause(paused) => control.tell_all(Command::Pause(paused)),
             ToConductor::Stop if self.phase == Phase::Running => {
-                control.tell_all(Command::Pause(true));
+                control.tell_all(Command::Stop);
                 self.phase = Phase::Closing;
             }
             ToConductor::Stop => {}

@@ -34,6 +34,10 @@ pub(crate) struct Status {
     pub(crate) settled: Epoch,
     /// Why this worker's source stopped.
     pub(crate) failed: Option<String>,
+    /// The flow has been filled with what is stored.
+    pub(crate) filled: bool,
+    /// Why it could not be filled.
+    pub(crate) broken: Option<String>,
 }
 
 /// What worker 0 tells all workers.
@@ -43,6 +47,8 @@ pub(crate) enum Command {
     Close(Epoch),
     /// Take no more records (or go on taking them).
     Pause(bool),
+    /// Take nothing more, neither records nor answers, and ask for nothing.
+    Stop,
     /// Everything is committed: leave.
     Leave,
 }

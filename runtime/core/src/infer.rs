@@ -13,6 +13,7 @@ use crate::view::ViewError;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemill_types::Digest;
 
@@ -74,13 +75,15 @@ pub struct Dispatcher {
     pub program: Arc<dyn Program>,
     /// The model's service.
     pub inference: Arc<dyn Inference>,
+    /// Set when the run ends: what still waits is left.
+    pub leave: Arc<AtomicBool>,
 }
 
 impl Dispatcher {
     /// Runs until all workers have left. An error: the store cannot be read.
     pub fn run(self) -> Result<(), ViewError> {
         let mut misses: Vec<Ask> = Vec::new();
-        loop {
+        while !self.leave.load(Ordering::Acquire) {
             match self.asks.recv_timeout(Duration::from_millis(5)) {
                 Ok(ask) => match self.bodies.get(ask.request.body) {
                     Some(body) => self.offer(&ask, &body),
@@ -93,6 +96,7 @@ impl Dispatcher {
                 self.read_back(&mut misses)?;
             }
         }
+        Ok(())
     }
 
     fn read_back(&self, misses: &mut Vec<Ask>) -> Result<(), ViewError> {
@@ -128,6 +132,10 @@ impl Dispatcher {
         };
         let mut job = Job { digest: ask.request.digest, text: text.into() };
         while let Err(back) = self.inference.offer(job, outbox.done.clone()) {
+            // A service that has stopped gives every job back.
+            if self.leave.load(Ordering::Acquire) {
+                return;
+            }
             job = back;
             std::thread::sleep(Duration::from_millis(1));
         }

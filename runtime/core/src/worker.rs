@@ -109,6 +109,9 @@ struct Running {
     paused: bool,
     drained: bool,
     failed: Option<String>,
+    filled: bool,
+    broken: Option<String>,
+    stopping: bool,
     unreported: (u64, u64),
     told: Status,
     left: bool,
@@ -132,7 +135,7 @@ pub fn run(worker: &mut Worker, plan: Arc<Plan>, ends: Ends) -> Result<(), Strin
     });
     let share = Share { number: worker.index(), of: worker.peers() };
     if let Err(error) = running.restore(share) {
-        running.failed = Some(error);
+        running.broken = Some(error);
     }
     while !running.left {
         let mut busy = running.step();
@@ -192,6 +195,9 @@ fn build(
         paused: false,
         drained: false,
         failed: None,
+        filled: false,
+        broken: None,
+        stopping: false,
         unreported: (0, 0),
         told: Status::default(),
         left: false,
@@ -212,6 +218,7 @@ impl Running {
         }
         self.reports.advance_to(epoch);
         self.open(epoch + 1);
+        self.filled = true;
         Ok(())
     }
 
@@ -229,12 +236,15 @@ impl Running {
             match command {
                 Command::Close(epoch) => self.close(epoch),
                 Command::Pause(paused) => self.paused = paused,
+                Command::Stop => self.stopping = true,
                 Command::Leave => self.left = true,
             }
         }
-        busy |= self.take_records();
-        busy |= self.take_answers();
-        busy |= self.ask();
+        if self.filled && !self.stopping {
+            busy |= self.take_records();
+            busy |= self.take_answers();
+            busy |= self.ask();
+        }
         self.tell_status();
         busy
     }
@@ -352,6 +362,8 @@ impl Running {
             in_flight: self.flights.asked.len() as u64,
             settled: settled.unwrap_or(Epoch::MAX),
             failed: self.failed.clone(),
+            filled: self.filled,
+            broken: self.broken.clone(),
         };
         if status != self.told {
             self.unreported = (0, 0);

@@ -108,8 +108,14 @@ impl Commits {
         if now.saturating_sub(self.heard_at.swap(now, Ordering::Relaxed)) < self.idle_max_us {
             return Ok(());
         }
-        let newest =
-            newest_root(&*self.store, Some(root.epoch - 1)).await.map_err(|error| error.to_string())?;
+        let newest = loop {
+            match newest_root(&*self.store, Some(root.epoch - 1)).await {
+                Ok(newest) => break newest,
+                Err(error) if self.abort.load(Ordering::Relaxed) => return Err(error.to_string()),
+                Err(error) => tracing::warn!(%error, "a newer root cannot be looked for; trying again"),
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
         match newest {
             Some(newest) if newest.generation > root.generation => {
                 Err(Fenced { epoch: newest.epoch, theirs: newest.generation, ours: root.generation }
@@ -143,7 +149,10 @@ impl Commits {
             // The hint only saves a listing.
             let _ = write_hint(&*self.store, epoch).await;
         }
-        delete_all(&self.store, &dropped).await;
+        // The hint goes ahead of what is deleted: it must never lead to a root below a hole.
+        if !dropped.is_empty() && write_hint(&*self.store, epoch).await.is_ok() {
+            delete_all(&self.store, &dropped).await;
+        }
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) struct Edge {
     workers: Option<WorkerGuards<Result<(), String>>>,
     threads: Vec<JoinHandle<()>>,
     inference: Arc<InferenceService>,
+    leave: Arc<AtomicBool>,
 }
 
 impl Edge {
@@ -99,6 +100,7 @@ impl Edge {
     pub(super) fn join(mut self) -> Result<(), String> {
         let workers = self.workers.take().map(WorkerGuards::join).unwrap_or_default();
         drop((self.committer, self.publisher, self.to_conductor, self.from_conductor));
+        self.leave.store(true, Ordering::Release);
         let stopped = self.inference.stop().map_err(|error| error.to_string());
         for thread in self.threads {
             thread.join().map_err(|_| "a thread of the run stopped by an internal error".to_string())?;
@@ -139,7 +141,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let (publisher, publications) = unbounded();
     let (committer, commits) = unbounded_channel();
     let (ask, asks) = bounded::<Ask>(ASKS);
-    let abort = Arc::new(AtomicBool::new(false));
+    let (abort, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let mut threads = Vec::new();
 
     let lake = started.lake.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -192,6 +194,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         finder: Arc::new(Finder(started.snapshots.clone())),
         program: started.program.clone(),
         inference: launch.inference.clone(),
+        leave: leave.clone(),
     };
     threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
     let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
@@ -205,6 +208,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         workers: Some(workers),
         threads,
         inference: launch.inference,
+        leave,
     })
 }
 

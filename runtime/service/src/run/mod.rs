@@ -110,7 +110,12 @@ fn signals(runtime: &tokio::runtime::Runtime) -> Result<Arc<AtomicBool>, Error> 
         let stop = stop.clone();
         runtime.spawn(async move {
             while told.recv().await.is_some() {
-                stop.store(true, Ordering::Release);
+                if stop.swap(true, Ordering::AcqRel) {
+                    tracing::error!(
+                        "told to stop twice: leaving at once; what was not committed is read again"
+                    );
+                    std::process::exit(1);
+                }
             }
         });
     }
