@@ -88,18 +88,18 @@ impl StoreReader {
 
     /// The root with a publication after which the log, which begins at `oldest`, holds every root.
     fn based(&self, root: Root, oldest: Epoch) -> Result<Option<Root>, Error> {
-        let published = |root: &Root| root.published.as_ref().map(|published| published.epoch);
-        if root.epoch == self.newest.epoch || oldest <= published(&root).map_or(0, |epoch| epoch + 1) {
+        if root.epoch == self.newest.epoch {
             return Ok(Some(root));
         }
-        for later in root.epoch + 1..=self.newest.epoch {
-            let later = self.root(Some(later))?;
-            if published(&later) > published(&root) {
-                let fits = published(&later) <= Some(root.epoch);
-                return Ok(fits.then_some(Root { published: later.published, ..root }));
+        let (mut base, mut named_by) = (root.published.clone(), root.epoch);
+        loop {
+            match begins(base.as_ref().map(|base| base.epoch), root.epoch, oldest) {
+                Begins::Here => return Ok(Some(Root { published: base, ..root })),
+                Begins::Later if named_by < self.newest.epoch => named_by += 1,
+                Begins::Later | Begins::Never => return Ok(None),
             }
+            base = self.root(Some(named_by))?.published;
         }
-        Ok(None)
     }
 
     fn forgotten(&self, epoch: Epoch) -> Error {
@@ -179,6 +179,27 @@ impl StoreReader {
             changes.extend(found.map_err(|e| Error::failed(format!("{}: {e}", segment.name)))?);
         }
         Ok(changes)
+    }
+}
+
+/// Whether an epoch can be read from a publication and the log after it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Begins {
+    /// It can.
+    Here,
+    /// Roots between the two are gone; a later root may name a publication that stands nearer.
+    Later,
+    /// The publication is younger than the epoch, and so are all that come after it.
+    Never,
+}
+
+/// Whether `epoch` can be read from the publication of epoch `base` (`None`: from nothing) in a log
+/// that begins at `oldest`: every root after the one and up to the other must be there.
+fn begins(base: Option<Epoch>, epoch: Epoch, oldest: Epoch) -> Begins {
+    match base.map_or(0, |base| base + 1) {
+        first if first > epoch + 1 => Begins::Never,
+        first if first < oldest => Begins::Later,
+        _ => Begins::Here,
     }
 }
 
@@ -299,5 +320,25 @@ impl Tables for StoreTables {
         each: &mut dyn FnMut(Vec<Value>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.each(table, TextForm::Resolved, each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log that began at 42 held root 44 with publication 38, root 45 with 40 and root 46 with 42.
+    /// Readers took the first publication that was newer than root 44's own, 40, and asked for root 41,
+    /// which had been collected.
+    #[test]
+    fn an_epoch_is_read_from_a_publication_whose_log_is_all_there() {
+        assert_eq!(begins(Some(38), 44, 42), Begins::Later);
+        assert_eq!(begins(Some(40), 44, 42), Begins::Later);
+        assert_eq!(begins(Some(42), 44, 42), Begins::Here);
+        assert_eq!(begins(Some(41), 44, 42), Begins::Here);
+        assert_eq!(begins(Some(44), 44, 42), Begins::Here);
+        assert_eq!(begins(Some(45), 44, 42), Begins::Never);
+        assert_eq!(begins(None, 3, 0), Begins::Here);
+        assert_eq!(begins(None, 3, 2), Begins::Later);
     }
 }
