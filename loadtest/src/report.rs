@@ -46,7 +46,7 @@ impl Report {
     /// The figures as one object; times in seconds or, where they say so, milliseconds.
     pub fn json(&self) -> Value {
         let (summary, figures) = (&self.summary, &self.summary.figures);
-        let (commit, publication) = (self.commit(), self.publication());
+        let (commit, publication, held) = (self.commit(), self.publication(), figures.held_most);
         json!({
             "workers": self.workers,
             "records": summary.records,
@@ -65,6 +65,12 @@ impl Report {
             "publication_ms": {"p50": ms(&figures.publish_us, 50), "p99": ms(&figures.publish_us, 99)},
             "objects_per_publication": publication.0,
             "bytes_per_publication": publication.1,
+            "held_bytes": {
+                "pinned": held.pinned,
+                "cached": held.cached,
+                "segments": held.segments,
+                "lake_index": held.lake_index,
+            },
             "results": figures.results,
             "rows": figures.rows,
         })
@@ -83,6 +89,15 @@ impl fmt::Display for Report {
             "{wall:.2} s wall, {cpu:.2} s CPU, {:.1} MB/s, peak memory {}",
             self.megabytes_per_second(),
             human_bytes(self.usage.peak_bytes)
+        )?;
+        let held = figures.held_most;
+        writeln!(
+            f,
+            "at most {} of uncommitted bodies, {} of cached ones, {} of segments, {} of the lake's index",
+            human_bytes(held.pinned),
+            human_bytes(held.cached),
+            human_bytes(held.segments),
+            human_bytes(held.lake_index)
         )?;
         let line = |f: &mut fmt::Formatter<'_>, what: &str, n: u64, times: &[u64], each: (f64, f64)| {
             let (p50, p99) = (ms(times, 50), ms(times, 99));

@@ -88,7 +88,7 @@ impl FoldContext<'_> {
     }
 
     pub fn bytes(&self, segment: &SegmentRef) -> Result<Bytes, LakeError> {
-        (self.segments)(segment).map_err(|error| LakeError::Refused(error.to_string()))
+        Ok((self.segments)(segment)?)
     }
 
     /// The other table of the stream that a table belongs to.

@@ -4,7 +4,7 @@
 //! the chosen columns that hold chosen rows (data files carry an offset index), neighbours in one
 //! request, several requests at a time. A small object is fetched whole.
 
-use super::{LakeError, unusable};
+use super::{LakeError, unreadable};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -56,9 +56,9 @@ impl Io {
         each: &mut dyn FnMut(RecordBatch) -> Result<ControlFlow<()>, LakeError>,
     ) -> Result<(), LakeError> {
         let opened = self.handle.block_on(self.open(file, columns, selection));
-        let mut stream = opened.map_err(unusable(&file.name))?;
+        let mut stream = opened.map_err(unreadable(&file.name))?;
         while let Some(batch) = self.handle.block_on(stream.next()) {
-            if each(batch.map_err(unusable(&file.name))?)?.is_break() {
+            if each(batch.map_err(unreadable(&file.name))?)?.is_break() {
                 break;
             }
         }
@@ -92,7 +92,7 @@ impl Io {
             let mut reader = StoreReader::open(self.store.clone(), file).await?;
             reader.get_metadata(None).await
         });
-        Ok(footer.map_err(unusable(&file.name))?.file_metadata().num_rows() as u64)
+        Ok(footer.map_err(unreadable(&file.name))?.file_metadata().num_rows() as u64)
     }
 }
 

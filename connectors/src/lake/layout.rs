@@ -1,8 +1,10 @@
 //! Names of the lake's objects, and absolute addresses made relative again.
 //!
-//! Every name holds the generation of the writer that made it, so that a collector can tell the orphans
-//! of a writer that is gone from the work of the one that runs. A metadata file is called
-//! `<generation>-<uuid>.metadata.json`, because Iceberg's tools parse that name as `<i32>-<uuid>`.
+//! Every name holds the generation of the writer that made it and the epoch that it was made for, so that
+//! a collector can tell the orphans of a writer that is gone from the work of the one that runs. A
+//! metadata file is called `<generation>-<uuid>.metadata.json`, because Iceberg's tools parse that name
+//! as `<i32>-<uuid>`; its epoch stands in the first 48 bits of the UUID, which is of version 8 (layout
+//! free) for that reason.
 
 use super::LakeError;
 use uuid::Uuid;
@@ -43,19 +45,40 @@ impl Names<'_> {
     }
 
     pub fn metadata(&self, uuid: Uuid) -> String {
-        format!("tables/{}/metadata/{:05}-{uuid}.metadata.json", self.table, self.generation)
+        let mut bytes = uuid.into_bytes();
+        bytes[..EPOCH_BYTES].copy_from_slice(&self.epoch.to_be_bytes()[8 - EPOCH_BYTES..]);
+        let uuid = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        format!("tables/{}/metadata/{:05}-{uuid}{METADATA}", self.table, self.generation)
     }
 }
+
+/// How the names of metadata files end.
+const METADATA: &str = ".metadata.json";
+/// Bytes of an epoch in a metadata file's UUID.
+const EPOCH_BYTES: usize = 6;
 
 /// The generation of the writer that made an object of the lake, by its name.
 pub fn generation_of(name: &str) -> Option<u64> {
     let file = name.strip_prefix("tables/")?.rsplit('/').next()?;
-    if file.ends_with(".metadata.json") {
+    if file.ends_with(METADATA) {
         return file.split('-').next()?.parse().ok();
     }
     let mut parts = file.strip_prefix("snap-").unwrap_or(file).split('-');
     parts.next()?;
     parts.next()?.strip_prefix('g')?.parse().ok()
+}
+
+/// The epoch of the publication that an object of the lake was made for, by its name; a metadata file
+/// whose UUID is of another version does not tell.
+pub fn epoch_of(name: &str) -> Option<u64> {
+    let file = name.strip_prefix("tables/")?.rsplit('/').next()?;
+    let Some(metadata) = file.strip_suffix(METADATA) else {
+        return file.strip_prefix("snap-").unwrap_or(file).split('-').next()?.parse().ok();
+    };
+    let uuid: Uuid = metadata.split_once('-')?.1.parse().ok()?;
+    let mut epoch = [0; 8];
+    epoch[8 - EPOCH_BYTES..].copy_from_slice(&uuid.as_bytes()[..EPOCH_BYTES]);
+    (uuid.get_version_num() == 8).then(|| u64::from_be_bytes(epoch))
 }
 
 /// The absolute address of an object.
@@ -84,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_tells_its_generation() {
+    fn every_name_tells_its_generation_and_its_epoch() {
         let names = Names { table: "raw.calls", epoch: 7, generation: 3 };
         let id = Uuid::from_u128(5);
         let all = [
@@ -96,9 +119,11 @@ mod tests {
             names.metadata(id),
         ];
         for name in all {
-            assert_eq!(generation_of(&name), Some(3), "{name}");
+            assert_eq!((generation_of(&name), epoch_of(&name)), (Some(3), Some(7)), "{name}");
         }
         assert_eq!(generation_of("segments/x"), None);
+        let older = format!("tables/raw.calls/metadata/00003-{}.metadata.json", Uuid::from_u128(5));
+        assert_eq!((generation_of(&older), epoch_of(&older)), (Some(3), None));
     }
 
     #[test]

@@ -39,12 +39,13 @@ mod snapshot;
 mod texts;
 mod verify;
 
-pub use layout::generation_of;
+pub use layout::{epoch_of, generation_of};
 pub use publisher::{LakeOptions, LakePublisher, PublishStats};
 pub use segments::{BodyCache, SegmentBytes, stored_segments};
 pub use snapshot::{Snapshot, SnapshotOptions, TableFiles, TextForm};
 pub use verify::verify;
 
+use parquet::errors::ParquetError;
 use tidemill_core::columns::ColumnError;
 use tidemill_core::segment::SegmentError;
 use tidemill_core::store::StoreError;
@@ -117,9 +118,20 @@ impl From<LakeError> for ViewError {
 impl From<LakeError> for PublishError {
     fn from(error: LakeError) -> Self {
         match error {
-            LakeError::Store(error) => Self::Store(error),
+            LakeError::Store(error @ StoreError::Failed(_)) => Self::Store(error),
             error => Self::Broken(error.into()),
         }
+    }
+}
+
+/// Turns an error of reading a Parquet object into one of the store, if it was the store that failed.
+fn unreadable(object: &str) -> impl FnOnce(ParquetError) -> LakeError + '_ {
+    move |error| match error {
+        ParquetError::External(source) => match source.downcast::<StoreError>() {
+            Ok(error) => LakeError::Store(*error),
+            Err(source) => unusable(object)(source),
+        },
+        error => unusable(object)(error),
     }
 }
 

@@ -10,13 +10,12 @@ use std::io::Cursor;
 use std::sync::Arc;
 use tidemill_core::columns::digests;
 use tidemill_core::segment::SegmentError;
-use tidemill_core::store::SharedStore;
-use tidemill_core::view::ViewError;
+use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_types::{Digest, SectionRef, SegmentRef};
 use tokio::runtime::Handle;
 
 /// Hands out a committed segment's bytes, its digest checked.
-pub type SegmentBytes = Arc<dyn Fn(&SegmentRef) -> Result<Bytes, ViewError> + Send + Sync>;
+pub type SegmentBytes = Arc<dyn Fn(&SegmentRef) -> Result<Bytes, StoreError> + Send + Sync>;
 
 /// Hands out a body that is at hand, by its digest.
 pub type BodyCache = Arc<dyn Fn(Digest) -> Option<Bytes> + Send + Sync>;

@@ -102,7 +102,7 @@ pub async fn read_root(store: &dyn Store, epoch: Epoch) -> Result<Root, StoreErr
 
 fn parse(store: &dyn Store, epoch: Epoch, body: &[u8]) -> Result<Root, StoreError> {
     let failed =
-        |what: String| StoreError::Failed(format!("{}/{} {what}", store.location(), root_name(epoch)));
+        |what: String| StoreError::Damaged(format!("{}/{} {what}", store.location(), root_name(epoch)));
     let damaged = |error: serde_json::Error| failed(format!("is not a root: {error}; the store is damaged"));
     let head: Head = serde_json::from_slice(body).map_err(damaged)?;
     if head.format.as_u64() != Some(u64::from(FORMAT)) {

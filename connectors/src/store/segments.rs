@@ -83,7 +83,7 @@ pub async fn read_segment(store: &dyn Store, segment: &SegmentRef) -> Result<Byt
     let body = store.get(&segment.name).await?;
     let digest = Digest::of(&body).to_string();
     if body.len() as u64 != segment.bytes || digest != segment.digest {
-        return Err(StoreError::Failed(format!(
+        return Err(StoreError::Damaged(format!(
             "{}/{} is damaged: it has {} bytes with the digest {digest}, and {} bytes with the digest {} were \
              committed; restore it from a copy of the store",
             store.location(),

@@ -13,7 +13,7 @@ use tidemill_connectors::lake::{
 };
 use tidemill_connectors::store;
 use tidemill_core::store::SharedStore;
-use tidemill_core::view::{Share, Stored, View};
+use tidemill_core::view::{PublishError, Share, Stored, View};
 use tidemill_types::{Root, Value};
 use tokio::runtime::Runtime;
 use world::{Faulty, Random, World, program};
@@ -126,10 +126,13 @@ fn run(bench: &Bench, epochs: u64, restarts: bool, faults: bool) -> World {
         }
         if random.below(2) == 0 {
             if faults && random.below(3) == 0 {
-                faulty.fail_after(random.below(8));
+                faulty.fail_after(random.below(24));
                 let failed = publisher.publish();
                 faulty.heal();
-                world.published = failed.ok().flatten().or(world.published.take());
+                match failed {
+                    Ok(published) => world.published = published.or(world.published.take()),
+                    Err(error) => assert!(matches!(error, PublishError::Store(_)), "for good: {error}"),
+                }
             }
             if let Some(published) = publisher.publish().unwrap() {
                 world.published = Some(published);

@@ -416,26 +416,33 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// A store whose puts fail after a while.
+/// A store whose puts and reads fail after a while.
 #[derive(Debug)]
 pub struct Faulty {
     inner: SharedStore,
-    puts_left: AtomicI64,
+    calls_left: AtomicI64,
 }
 
 impl Faulty {
     pub fn new(inner: SharedStore) -> Self {
-        Self { inner, puts_left: AtomicI64::new(i64::MAX) }
+        Self { inner, calls_left: AtomicI64::new(i64::MAX) }
     }
 
-    /// Lets some puts through and fails those after.
-    pub fn fail_after(&self, puts: u64) {
-        self.puts_left.store(puts as i64, Ordering::SeqCst);
+    /// Lets some calls through and fails those after.
+    pub fn fail_after(&self, calls: u64) {
+        self.calls_left.store(calls as i64, Ordering::SeqCst);
     }
 
-    /// All puts work again.
+    /// All calls work again.
     pub fn heal(&self) {
-        self.puts_left.store(i64::MAX, Ordering::SeqCst);
+        self.calls_left.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    fn call(&self) -> Result<(), StoreError> {
+        match self.calls_left.fetch_sub(1, Ordering::SeqCst) > 0 {
+            true => Ok(()),
+            false => Err(StoreError::Failed("the store is out of order".into())),
+        }
     }
 }
 
@@ -450,10 +457,8 @@ impl Store for Faulty {
     }
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
-        match self.puts_left.fetch_sub(1, Ordering::SeqCst) > 0 {
-            true => self.inner.put(name, body).await,
-            false => Err(StoreError::Failed("the store is out of order".into())),
-        }
+        self.call()?;
+        self.inner.put(name, body).await
     }
 
     async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
@@ -461,10 +466,12 @@ impl Store for Faulty {
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        self.call()?;
         self.inner.get(name).await
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.call()?;
         self.inner.get_range(name, range).await
     }
 

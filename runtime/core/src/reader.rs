@@ -59,13 +59,31 @@ pub struct Ends {
     pub drain: Arc<AtomicBool>,
 }
 
+/// What a batch holds that goes to the worker.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Taken {
+    /// Records.
+    pub records: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// Bytes of the bodies that are pinned until their segment is durable.
+    pub pinned: u64,
+}
+
+impl Taken {
+    fn of(batch: &SourceBatch) -> Self {
+        let pinned = batch.bodies.iter().map(|(_, body)| body.len() as u64).sum();
+        Self { records: batch.records, bytes: batch.bytes, pinned }
+    }
+}
+
 /// Reads a source until it is drained, it fails, the worker has left, or it is told to stop. `took` is
-/// told the records and bytes of each batch that the worker has.
+/// told of each batch just before the worker has it.
 pub fn read(
     mut source: Box<dyn Source>,
     decoders: Vec<Box<dyn ErasedDecode>>,
     bodies: &BodyCache,
-    took: &dyn Fn(u64, u64),
+    took: &dyn Fn(Taken),
     out: &Sender<FromSource>,
     ends: &Ends,
 ) {
@@ -78,11 +96,11 @@ pub fn read(
         for (digest, body) in &batch.bodies {
             bodies.insert(*digest, body.clone());
         }
-        let (records, moved) = ((batch.records, batch.bytes), batch.records > 0);
-        if moved && out.send(FromSource::Batch(Box::new(batch))).is_err() {
+        let taken = Taken::of(&batch);
+        took(taken);
+        if taken.records > 0 && out.send(FromSource::Batch(Box::new(batch))).is_err() {
             return;
         }
-        took(records.0, records.1);
         let last = match polled {
             Ok(Polled::More) => {
                 idle = 0;

@@ -36,6 +36,9 @@ pub enum StoreError {
         /// The store.
         location: String,
     },
+    /// An object is there and is not what was written: asking again does not mend it.
+    #[error("{0}")]
+    Damaged(String),
     /// Anything else; the message names the operation, the object and the store.
     #[error("{0}")]
     Failed(String),

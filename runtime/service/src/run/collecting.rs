@@ -12,7 +12,7 @@
 use super::clock::parse_ms;
 use super::uploading::segment_epoch;
 use std::collections::VecDeque;
-use tidemill_connectors::lake::{LakePublisher, generation_of};
+use tidemill_connectors::lake::{LakePublisher, epoch_of, generation_of};
 use tidemill_connectors::store::log::read_root;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_types::{Epoch, Root, root_name};
@@ -138,18 +138,11 @@ async fn orphans(store: &SharedStore, before: Option<&Root>, ours: u64) -> Resul
         names.extend(orphan.then_some(object.name));
     }
     for object in store.list("tables/").await.map_err(|error| error.to_string())? {
-        let epoch = lake_epoch(&object.name);
-        let orphan =
-            epoch.is_some() && epoch > published && generation_of(&object.name).is_some_and(|g| g < ours);
+        let (epoch, generation) = (epoch_of(&object.name), generation_of(&object.name));
+        let orphan = epoch.is_some() && epoch > published && generation.is_some_and(|g| g < ours);
         names.extend(orphan.then_some(object.name));
     }
     Ok(names)
-}
-
-/// The epoch of the publication that a lake file was written for; metadata files do not say it.
-fn lake_epoch(name: &str) -> Option<Epoch> {
-    let file = name.rsplit('/').next()?;
-    file.strip_prefix("snap-").unwrap_or(file).get(..20)?.parse().ok()
 }
 
 /// A collector that begins at the oldest root that is kept.

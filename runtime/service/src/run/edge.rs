@@ -255,7 +255,7 @@ fn spawn_reader(
     let (bodies, ends) = (launch.bodies.clone(), launch.ends.clone());
     let gauges: Arc<Gauges> = started.gauges.clone();
     spawn(&format!("source-{index}"), failed, move || {
-        read(source, decoders, &bodies, &|records, bytes| gauges.took(records, bytes), &batches, &ends);
+        read(source, decoders, &bodies, &|taken| gauges.took(taken), &batches, &ends);
         Ok(())
     })
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use tidemill_core::reader::Taken;
 use tidemill_types::{Epoch, Root};
 
 /// Durations that are kept for percentiles.
@@ -40,6 +41,33 @@ struct Inner {
     results: u64,
     paused: bool,
     oldest_unpublished_ms: Option<i64>,
+    held: Held,
+    held_most: Held,
+}
+
+/// What owners hold in memory, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Held {
+    /// Bodies of epochs whose segments are not durable yet.
+    pub pinned: u64,
+    /// The cache of bodies. What is pinned is mostly in it too, and takes its memory once.
+    pub cached: u64,
+    /// The cache of segments.
+    pub segments: u64,
+    /// Where each published row stands.
+    pub lake_index: u64,
+}
+
+impl Held {
+    /// Of each owner the larger figure.
+    fn most(self, other: Held) -> Held {
+        Held {
+            pinned: self.pinned.max(other.pinned),
+            cached: self.cached.max(other.cached),
+            segments: self.segments.max(other.segments),
+            lake_index: self.lake_index.max(other.lake_index),
+        }
+    }
 }
 
 /// A copy of the counters at one moment.
@@ -78,6 +106,8 @@ pub struct Shown {
     pub paused: bool,
     /// When the oldest commit that is not published was made, milliseconds since 1970.
     pub oldest_unpublished_ms: Option<i64>,
+    /// The most memory that each owner was seen to hold.
+    pub held_most: Held,
 }
 
 impl Gauges {
@@ -94,9 +124,22 @@ impl Gauges {
     }
 
     /// A batch of records was handed to a worker.
-    pub fn took(&self, records: u64, bytes: u64) {
-        self.records.fetch_add(records, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub fn took(&self, taken: Taken) {
+        self.records.fetch_add(taken.records, Ordering::Relaxed);
+        self.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
+        self.inner().held.pinned += taken.pinned;
+    }
+
+    /// What the lake's index takes from now on.
+    pub fn lake_holds(&self, lake_index: u64) {
+        self.inner().held.lake_index = lake_index;
+    }
+
+    /// What the caches hold now; the most that each owner held is kept.
+    pub fn caches_hold(&self, cached: u64, segments: u64) {
+        let mut inner = self.inner();
+        (inner.held.cached, inner.held.segments) = (cached, segments);
+        inner.held_most = inner.held_most.most(inner.held);
     }
 
     /// An epoch was opened and closed at these times of the run's stopwatch.
@@ -104,9 +147,10 @@ impl Gauges {
         self.inner().closed.insert(epoch, (opened_at, closed_at));
     }
 
-    /// A segment is durable.
-    pub fn segment(&self, _epoch: Epoch, bytes: u64) {
+    /// A segment is durable, and with it the bodies that were pinned for it.
+    pub fn segment(&self, bytes: u64, unpinned: u64) {
         let mut inner = self.inner();
+        inner.held.pinned = inner.held.pinned.saturating_sub(unpinned);
         inner.segments += 1;
         inner.segment_bytes += bytes;
     }
@@ -176,6 +220,7 @@ impl Gauges {
             results: inner.results,
             paused: inner.paused,
             oldest_unpublished_ms: inner.oldest_unpublished_ms,
+            held_most: inner.held_most,
         }
     }
 }

@@ -24,7 +24,7 @@ mod start;
 mod uploading;
 
 pub use clock::{now_rfc3339, stopwatch};
-pub use gauges::{Gauges, Shown, percentile};
+pub use gauges::{Gauges, Held, Shown, percentile};
 pub use recomputing::recompute;
 pub use uploading::segment_epoch;
 
@@ -154,7 +154,14 @@ pub fn run_until(
     let drain = !matches!(options.until, Until::Signalled);
     let edge = edge::launch(
         &started,
-        edge::Launch { settings, files: &files, inference, bodies, ends: ends.clone(), drain },
+        edge::Launch {
+            settings,
+            files: &files,
+            inference,
+            bodies: bodies.clone(),
+            ends: ends.clone(),
+            drain,
+        },
     )?;
     let watch = Watch {
         options,
@@ -162,6 +169,7 @@ pub fn run_until(
         ends,
         stopwatch,
         gauges: started.gauges.clone(),
+        bodies,
         rates: VecDeque::new(),
         leaving: false,
     };
@@ -175,6 +183,7 @@ struct Watch<'a> {
     ends: reader::Ends,
     stopwatch: Stopwatch,
     gauges: Arc<Gauges>,
+    bodies: BodyCache,
     rates: VecDeque<(u64, u64, u64)>,
     leaving: bool,
 }
@@ -206,6 +215,7 @@ impl Watch<'_> {
                 self.ends.stop.store(true, Ordering::Release);
                 edge.tell(ToConductor::Stop);
             }
+            self.gauges.caches_hold(self.bodies.bytes(), started.segments.bytes());
             self.report();
         }
         self.ends.stop.store(true, Ordering::Release);

@@ -160,6 +160,7 @@ impl Publishing {
             return Ok(());
         };
         let stats = self.lake.stats();
+        self.gauges.lake_holds(self.lake.index_bytes() as u64);
         self.gauges.published((self.stopwatch)() - start, stats.objects, stats.bytes);
         self.due.awaiting = Some(published.epoch);
         if self.committer.send(ToCommitter::Published(published)).is_ok() {

@@ -46,6 +46,7 @@ impl Upload for Uploader {
 impl Uploader {
     async fn write(self, draft: SegmentDraft, recomputed: bool) -> Uploaded {
         let (epoch, worker) = (draft.epoch, draft.worker);
+        let pinned: u64 = draft.bodies.iter().map(|(_, body)| body.len() as u64).sum();
         let this = self.clone();
         let encoding = tokio::task::spawn_blocking(move || this.encode(draft, recomputed));
         let encoded = encoding.await.map_err(|error| format!("encoding a segment: {error}"))??;
@@ -57,7 +58,7 @@ impl Uploader {
         let digest = Digest::of(&encoded.bytes).to_string();
         put_until_durable(&self.store, &name, encoded.bytes.clone(), &self.abort).await?;
         self.segments.insert(&name, encoded.bytes.clone());
-        self.gauges.segment(epoch, encoded.bytes.len() as u64);
+        self.gauges.segment(encoded.bytes.len() as u64, pinned);
         let bytes = encoded.bytes.len() as u64;
         Ok(Some(SegmentRef { name, worker, bytes, digest, tables: encoded.tables, bodies: encoded.bodies }))
     }
