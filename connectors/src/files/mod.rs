@@ -8,8 +8,10 @@
 //! ```
 //!
 //! A record is a line, its offset the line's number. What makes resuming right: a cursor holds, beside
-//! the byte position, digests of what stands below it, and they are compared before every turn that
-//! reads. So a file either goes on where it was left, or the run stops with its name.
+//! the byte position, digests of the first and the last 4 KiB below it (of a compressed file that changed
+//! since, at a start, of all that was read), and they are compared before every turn that reads. So a file that was cut
+//! short or replaced by another stops the run with its name. What was overwritten in place between the
+//! two windows of a plain file is not seen: comparing all of it would read every file whole at each turn.
 //!
 //! With `drain`, the files and their sizes are taken once, when the factory is made, so that all
 //! workers agree on what "everything" is. Otherwise files are tailed and new ones looked for. Memory

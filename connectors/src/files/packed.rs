@@ -3,7 +3,8 @@
 //! A position in a compressed file means nothing without what stands before it, so the cursor holds the
 //! number and the digest of all decompressed bytes below it; going on after a restart means
 //! decompressing them again, skipping them, and comparing. While the process lives, the decoder stays
-//! where it is and is fed what arrives.
+//! where it is and is fed what arrives. Of a file that was read to a clean end the cursor also holds the
+//! [`Mark`] of that end: while the file stands as it was, nothing is decompressed again.
 //!
 //! ```text
 //!   file:          [ member ][ member ][ mem......            fed: bytes the decoder has taken
@@ -41,6 +42,9 @@ struct Below {
     open: bool,
     /// How long the file was at least.
     file_bytes: u64,
+    /// The end of the file, when all of it had been read and it ended cleanly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whole: Option<Mark>,
 }
 
 /// Where the reading of a compressed file stands.
@@ -160,7 +164,7 @@ impl Live {
 impl Packed {
     /// From the beginning, or from where a cursor says.
     pub(super) fn open(codec: Codec, next: u64, cursor: Option<&serde_json::Value>) -> Result<Self, Trouble> {
-        let start = Below { bytes: 0, digest: Digest::of(b""), open: false, file_bytes: 0 };
+        let start = Below { bytes: 0, digest: Digest::of(b""), open: false, file_bytes: 0, whole: None };
         let below = cursor.map_or(Ok(start), parse)?;
         Ok(Self { codec, next, below, live: None, seen: None })
     }
@@ -180,6 +184,7 @@ impl Packed {
             Some(live) if live.skip == 0 => Below {
                 digest: Digest::finish(&live.hasher.finalize()),
                 file_bytes: live.fed.bytes,
+                whole: (self.seen.is_some() && !live.inside && !live.has_rest()).then_some(live.fed),
                 ..self.below
             },
             _ => self.below,
@@ -202,7 +207,7 @@ impl Packed {
     }
 
     /// Forgets the decompression; the next turn that reads begins at the file's beginning.
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.below = self.below_now();
         self.live = None;
     }
@@ -217,12 +222,16 @@ impl Packed {
         if self.seen == Some(Identity::of(given.path)?) {
             return self.rest(given, emit);
         }
-        if !given.room && !self.is_heavy() {
-            return Ok(Turn { crowded: true, ..Turn::default() });
-        }
         self.seen = None;
         let (file, there) = Identity::open(given.path)?;
         let end = given.end_of(&there)?;
+        if self.stands_whole(&file, &there)? {
+            self.seen = Some(there);
+            return self.rest(given, emit);
+        }
+        if !given.room && !self.is_heavy() {
+            return Ok(Turn { crowded: true, ..Turn::default() });
+        }
         self.check(&file, &there)?;
         let live = self.live.get_or_insert_with(|| Box::new(Live::new(there.file, self.below.bytes)));
         live.rests_since = None;
@@ -234,6 +243,14 @@ impl Packed {
         self.seen = Some(there);
         let turn = self.rest(given, emit)?;
         Ok(Turn { bytes: turn.bytes + bytes, ..turn })
+    }
+
+    /// Whether the file is as it was when all of it had been read.
+    fn stands_whole(&self, file: &File, there: &Identity) -> Result<bool, Trouble> {
+        match self.below.whole {
+            Some(whole) if self.live.is_none() && whole.bytes == there.size => Ok(whole.stands_in(file)?),
+            _ => Ok(false),
+        }
     }
 
     /// That the file is the one that was read, or else that it must be read again.

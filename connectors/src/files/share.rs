@@ -173,10 +173,13 @@ impl FilesSource {
             sink.position(stream, partition, next, file.tail.cursor());
         }
         let turn = match turn {
-            Err(Trouble::Gone) if file.end.is_none() => return Ok(file.note_gone()),
-            turn => turn.map_err(|trouble| trouble.explain(&file.path, next))?,
+            Err(Trouble::Gone) if file.end.is_none() => file.note_gone(),
+            turn => {
+                let turn = turn.map_err(|trouble| trouble.explain(&file.path, next))?;
+                file.note(turn);
+                turn
+            }
         };
-        file.note(turn);
         self.heavy = self.heavy + usize::from(file.tail.is_heavy()) - usize::from(was_heavy);
         if self.buffer.len() > BUFFER_BYTES {
             self.buffer = Vec::new();
@@ -184,9 +187,12 @@ impl FilesSource {
         Ok(turn)
     }
 
-    /// Frees the decoder of one file that waits for more to be copied.
+    /// Frees the decoder of one file that waits for more to be copied: the one that has waited longest.
     fn make_room(&mut self) -> bool {
-        let evicted = self.files.iter_mut().any(|file| file.tail.evict());
+        let mut waiting: Vec<&mut OpenFile> =
+            self.files.iter_mut().filter(|file| file.tail.is_heavy()).collect();
+        waiting.sort_by_key(|file| std::cmp::Reverse(file.idle_polls));
+        let evicted = waiting.into_iter().any(|file| file.tail.evict());
         self.heavy -= usize::from(evicted);
         evicted
     }
@@ -198,6 +204,7 @@ impl OpenFile {
             tracing::warn!(file = %self.path.display(), "the file is gone; its rows and its position stay");
         }
         self.gone = true;
+        self.tail.give_up();
         Turn { rests: true, ..Turn::default() }
     }
 

@@ -118,6 +118,13 @@ impl Tail {
         matches!(self, Self::Packed(packed) if packed.is_heavy())
     }
 
+    /// Gives up its decoder, whatever it is at: the file is gone.
+    pub(super) fn give_up(&mut self) {
+        if let Self::Packed(packed) = self {
+            packed.give_up();
+        }
+    }
+
     /// Gives up a decoder that only waits; `false` when there is none or it is at work.
     pub(super) fn evict(&mut self) -> bool {
         match self {

@@ -49,7 +49,7 @@ use parquet::errors::ParquetError;
 use tidemill_core::columns::ColumnError;
 use tidemill_core::segment::SegmentError;
 use tidemill_core::store::StoreError;
-use tidemill_core::view::{PublishError, ViewError};
+use tidemill_core::view::{ViewError, ViewFailure};
 
 /// The tables of a source stream, as places in the program's list of tables. A stream's place in its
 /// list is its number.
@@ -115,7 +115,7 @@ impl From<LakeError> for ViewError {
     }
 }
 
-impl From<LakeError> for PublishError {
+impl From<LakeError> for ViewFailure {
     fn from(error: LakeError) -> Self {
         match error {
             LakeError::Store(error @ StoreError::Failed(_)) => Self::Store(error),

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::view::{PublishError, View, ViewError};
+use tidemill_core::view::{View, ViewError, ViewFailure};
 use tidemill_types::{
     Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Root, SegmentRef, TableSchema, Value,
     root_name,
@@ -327,7 +327,7 @@ impl View for LakePublisher {
         self.taken.push(Taken { epoch: root.epoch, segments: root.segments.clone() });
     }
 
-    fn publish(&mut self) -> Result<Option<Published>, PublishError> {
+    fn publish(&mut self) -> Result<Option<Published>, ViewFailure> {
         if let Some(gap) = &self.gap {
             return Err(ViewError(gap.clone()).into());
         }

@@ -3,7 +3,8 @@
 //! A snapshot is the publication that the epoch's root names, changed by the segments of the roots after
 //! it. Of a table it reads the live rows of the data files whose keys the tail does not touch, then the
 //! tail's rows. Nothing is kept but the tail's net changes (and, where a text of the tail must be made
-//! from a body in the lake, the index of that source table).
+//! from a body in the lake, the index of that source table). A later snapshot takes over what it shares
+//! with an earlier one.
 
 use super::files::{Files, Stored as StoredTable, batch_keys, load, read_index, scan_live};
 use super::fold::{EpochSegments, Fold, FoldContext};
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::columns::value_at;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::view::{Share, Stored, ViewError};
+use tidemill_core::view::{EachRow, Share, Stored, ViewError};
 use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
 use tokio::runtime::Handle;
 
@@ -98,7 +99,7 @@ pub struct Snapshot {
     io: Io,
     root: Root,
     segments: SegmentBytes,
-    tables: Vec<Base>,
+    tables: Vec<Arc<Base>>,
     fold: Fold,
 }
 
@@ -113,7 +114,22 @@ impl Snapshot {
     /// The tables as of a root.
     pub fn of(options: SnapshotOptions, root: Root) -> Result<Self, LakeError> {
         let (store, handle) = (options.store.clone(), options.handle.clone());
-        let segments = stored_segments(store.clone(), handle.clone(), options.memory_bytes_max as u64 / 2);
+        let segments = stored_segments(store, handle, options.memory_bytes_max as u64 / 2);
+        Self::with(options, root, segments, &[])
+    }
+
+    /// The tables as of a later root, with what this one has read of them.
+    pub fn later(&self, root: Root) -> Result<Self, LakeError> {
+        Self::with(self.options.clone(), root, self.segments.clone(), &self.tables)
+    }
+
+    fn with(
+        options: SnapshotOptions,
+        root: Root,
+        segments: SegmentBytes,
+        known: &[Arc<Base>],
+    ) -> Result<Self, LakeError> {
+        let (store, handle) = (options.store.clone(), options.handle.clone());
         let tail = handle.block_on(tail(&store, &root))?;
         let context = FoldContext {
             schemas: &options.schemas,
@@ -124,10 +140,12 @@ impl Snapshot {
         let epochs = tail.iter().map(|r| EpochSegments { epoch: r.epoch, segments: &r.segments });
         let fold = Fold::of(&context, epochs)?;
         let published = |name: &str| root.published.as_ref().and_then(|p| p.tables.get(name).cloned());
-        let tables = options.schemas.iter().map(|schema| Base {
-            published: published(&schema.name),
-            stored: Lazy::new(),
-            index: Lazy::new(),
+        let tables = options.schemas.iter().enumerate().map(|(place, schema)| {
+            let published = published(&schema.name);
+            match known.get(place).filter(|base| base.published == published) {
+                Some(base) => base.clone(),
+                None => Arc::new(Base { published, stored: Lazy::new(), index: Lazy::new() }),
+            }
         });
         let tables = tables.collect();
         Ok(Self { io: Io { store, handle }, segments, tables, fold, root, options })
@@ -206,6 +224,18 @@ impl Snapshot {
         }
     }
 
+    /// Hands out the bodies of rows of a source table, `(key, body's digest)`, by their places in `wanted`
+    /// and in no order; what is not there is left out. One body is in memory at a time.
+    pub fn bodies(
+        &self,
+        table: usize,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), LakeError> {
+        let (context, extract) = (self.context(), self.options.extract.as_ref());
+        Texts::new(&self.io, &context, &self.fold, self, extract, None, 0)?.bodies(table, wanted, each)
+    }
+
     fn table(&self, name: &str) -> Result<usize, LakeError> {
         let place = self.options.schemas.iter().position(|schema| schema.name == name);
         place.ok_or_else(|| LakeError::Refused(format!("there is no table {name}")))
@@ -235,8 +265,19 @@ impl Snapshot {
 }
 
 impl Stored for Snapshot {
-    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError> {
-        Ok(self.rows(table, TextForm::Handles, None, share)?)
+    fn for_each_row(
+        &self,
+        table: &str,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: EachRow<'_>,
+    ) -> Result<(), ViewError> {
+        let mut ended = Ok(());
+        self.for_each_row(table, TextForm::Handles, columns, share, &mut |row| {
+            ended = each(row);
+            if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        ended
     }
 }
 

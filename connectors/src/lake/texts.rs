@@ -47,12 +47,17 @@ pub(super) struct Texts<'a> {
 
 /// A body that is needed, and what for.
 struct Need {
+    /// Its place among the needs.
+    place: usize,
     /// `None`: whichever the row holds in the lake.
     digest: Option<Digest>,
     /// Rows of the lake that may hold it, the likeliest first.
     candidates: Vec<(usize, Digest)>,
     uses: Vec<Text>,
 }
+
+/// Takes a body that is needed.
+type EachBody<'e> = &'e mut dyn FnMut(&Need, &[u8]) -> Result<(), LakeError>;
 
 /// The texts made so far.
 pub(super) type Made = HashMap<Text, String>;
@@ -76,11 +81,43 @@ impl<'a> Texts<'a> {
     pub fn resolve(&self, table: usize, rows: &[(Digest, Vec<Value>)]) -> Result<Made, LakeError> {
         let needs = self.needs(table, rows)?;
         let mut made = Made::new();
+        let left =
+            self.visit(needs.iter().collect(), &mut |need, body| self.make(table, need, body, &mut made))?;
+        match left.first() {
+            None => Ok(made),
+            Some(need) => Err(self.failed(table, missing(need))),
+        }
+    }
+
+    /// Hands out the bodies of rows of a source table, `(key, body's digest)`, by their places in
+    /// `wanted`; what is not there is left out.
+    pub fn bodies(
+        &self,
+        table: usize,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), LakeError> {
+        let need = |(place, (key, digest)): (usize, &(Digest, Digest))| Need {
+            place,
+            digest: Some(*digest),
+            candidates: self.candidates((table, *key)),
+            uses: Vec::new(),
+        };
+        let needs: Vec<Need> = wanted.iter().enumerate().map(need).collect();
+        self.visit(needs.iter().collect(), &mut |need, body| {
+            each(need.place, body);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Visits the body of each need, wherever it stands; those whose body is nowhere are given back.
+    fn visit<'n>(&self, needs: Vec<&'n Need>, each: EachBody<'_>) -> Result<Vec<&'n Need>, LakeError> {
         let mut by_segment: BTreeMap<u32, Vec<&Need>> = BTreeMap::new();
         let mut in_lake = Vec::new();
-        for need in &needs {
+        for need in needs {
             match need.digest.and_then(|digest| self.at_hand(digest)) {
-                Some(body) => self.make(table, need, &body, &mut made)?,
+                Some(body) => each(need, &body)?,
                 None => match need.digest.and_then(|digest| self.bodies.segment.get(&digest)) {
                     Some(segment) => by_segment.entry(*segment).or_default().push(need),
                     None => in_lake.push(need),
@@ -88,10 +125,9 @@ impl<'a> Texts<'a> {
             }
         }
         for (segment, needs) in by_segment {
-            self.read_segment(table, &self.fold.segments[segment as usize], &needs, &mut made)?;
+            self.read_segment(&self.fold.segments[segment as usize], &needs, each)?;
         }
-        self.read_lake(table, in_lake, &mut made)?;
-        Ok(made)
+        self.read_lake(in_lake, each)
     }
 
     fn at_hand(&self, digest: Digest) -> Option<Bytes> {
@@ -111,8 +147,9 @@ impl<'a> Texts<'a> {
                 }
                 let (owner, digest) = self.owner(table, *key, text)?;
                 let number = *numbers.entry((owner.0, owner.1, digest)).or_insert_with(|| {
-                    needs.push(Need { digest, candidates: self.candidates(owner), uses: Vec::new() });
-                    needs.len() - 1
+                    let (place, candidates) = (needs.len(), self.candidates(owner));
+                    needs.push(Need { place, digest, candidates, uses: Vec::new() });
+                    place
                 });
                 needs[number].uses.push(*text);
             }
@@ -154,10 +191,9 @@ impl<'a> Texts<'a> {
 
     fn read_segment(
         &self,
-        table: usize,
         segment: &SegmentRef,
         needs: &[&Need],
-        made: &mut Made,
+        each: EachBody<'_>,
     ) -> Result<(), LakeError> {
         let Some(section) = &segment.bodies else { return Ok(()) };
         let mut wanted: HashMap<Digest, Vec<&Need>> = HashMap::new();
@@ -169,20 +205,25 @@ impl<'a> Texts<'a> {
         let bodies = decode_bodies(&self.context.bytes(segment)?, section, |d| wanted.contains_key(&d))?;
         for (digest, body) in bodies {
             for need in wanted.remove(&digest).unwrap_or_default() {
-                self.make(table, need, &body, made)?;
+                each(need, &body)?;
             }
         }
         Ok(())
     }
 
-    fn read_lake(&self, table: usize, mut needs: Vec<&Need>, made: &mut Made) -> Result<(), LakeError> {
-        let mut round = 0;
+    fn read_lake<'n>(
+        &self,
+        mut needs: Vec<&'n Need>,
+        each: EachBody<'_>,
+    ) -> Result<Vec<&'n Need>, LakeError> {
+        let (mut round, mut nowhere) = (0, Vec::new());
         while !needs.is_empty() {
-            let mut placed: BTreeMap<(usize, u32), BTreeMap<u32, Vec<&Need>>> = BTreeMap::new();
+            let mut placed: BTreeMap<(usize, u32), BTreeMap<u32, Vec<&'n Need>>> = BTreeMap::new();
             let mut left = Vec::new();
             for need in needs {
                 let Some((owner, key)) = need.candidates.get(round).copied() else {
-                    return Err(self.failed(table, missing(need)));
+                    nowhere.push(need);
+                    continue;
                 };
                 match self.lake.place(owner, key)? {
                     Some(place) => {
@@ -193,22 +234,21 @@ impl<'a> Texts<'a> {
                 }
             }
             for ((owner, number), positions) in placed {
-                self.read_file(table, owner, number, positions, made, &mut left)?;
+                self.read_file(owner, number, positions, each, &mut left)?;
             }
             needs = left;
             round += 1;
         }
-        Ok(())
+        Ok(nowhere)
     }
 
     /// Visits the bodies at some positions of a data file; needs that do not match are `left`.
     fn read_file<'n>(
         &self,
-        table: usize,
         owner: usize,
         number: u32,
         positions: BTreeMap<u32, Vec<&'n Need>>,
-        made: &mut Made,
+        each: EachBody<'_>,
         left: &mut Vec<&'n Need>,
     ) -> Result<(), LakeError> {
         let schema = &self.context.schemas[owner];
@@ -223,7 +263,7 @@ impl<'a> Texts<'a> {
             for row in 0..batch.num_rows() {
                 for need in waiting.next().unwrap_or_default() {
                     match matching(&batch, row, need.digest) {
-                        Some(body) => self.make(table, need, body.as_bytes(), made)?,
+                        Some(body) => each(need, body.as_bytes())?,
                         None => left.push(need),
                     }
                 }

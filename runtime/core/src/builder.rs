@@ -9,7 +9,7 @@ use crate::program::Program;
 use crate::segment::{ChangeBatch, Updates};
 use crate::source::{RejectRow, SourceRow, Word};
 use crate::view::{Share, Stored, ViewError};
-use crate::words::read_word;
+use crate::words::{read_columns, read_word};
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
 use hashbrown::HashMap;
 use std::any::Any;
@@ -52,12 +52,11 @@ impl<T: SourceRow> FlowInput for WordsInput<T> {
     }
 
     fn restore(&mut self, stored: &dyn Stored, share: Share) -> Result<(), ViewError> {
-        for values in stored.rows(&self.state_table, share)? {
-            let word =
-                read_word::<T>(&values).map_err(|e| ViewError(format!("{}: {e}", self.state_table)))?;
-            self.handle.send(word);
-        }
-        Ok(())
+        let (table, handle) = (&self.state_table, &mut self.handle);
+        stored.for_each_row(table, Some(&read_columns::<T>()), share, &mut |values| {
+            handle.send(read_word::<T>(&values).map_err(|e| ViewError(format!("{table}: {e}")))?);
+            Ok(())
+        })
     }
 
     fn advance_to(&mut self, epoch: Epoch) {
@@ -80,13 +79,12 @@ impl ResultsInput {
         table: &str,
         failures: bool,
     ) -> Result<(), ViewError> {
-        for values in stored.rows(table, share)? {
-            let row = read_result(&values, &self.models, failures);
-            let row = row.map_err(|e| ViewError(format!("{table}: {e}")))?;
-            let epoch = *self.handle.time();
-            self.handle.send((row, epoch, 1));
-        }
-        Ok(())
+        let (epoch, models, handle) = (*self.handle.time(), &self.models, &mut self.handle);
+        stored.for_each_row(table, None, share, &mut |values| {
+            let row = read_result(&values, models, failures);
+            handle.send((row.map_err(|e| ViewError(format!("{table}: {e}")))?, epoch, 1));
+            Ok(())
+        })
     }
 }
 

@@ -7,7 +7,8 @@
 //! A drained run ends when every worker has fed everything before the ends, nothing is pending, and all
 //! of it is committed: the worker's last status says below which epoch its pending requests are final,
 //! so a request that the last epoch made is not overlooked. An orderly stop does not wait for what is
-//! pending; it seals and commits what was read.
+//! pending; it waits until every worker has said that it takes nothing more, and seals and commits what
+//! was read until then.
 
 use crate::commit::SealedEpoch;
 use crate::control::{Command, Control, Status};
@@ -75,6 +76,7 @@ pub(crate) struct Conductor {
     edge: Sender<FromConductor>,
     phase: Phase,
     drain: bool,
+    stopping: bool,
     pending: (u64, u64),
 }
 
@@ -106,6 +108,7 @@ impl Conductor {
             edge,
             phase: Phase::Running,
             drain: options.drain,
+            stopping: false,
             pending: (0, 0),
         }
     }
@@ -117,6 +120,7 @@ impl Conductor {
             busy = true;
             self.take_status(status);
         }
+        self.tell_pending();
         while let Ok(event) = self.events.try_recv() {
             busy = true;
             self.take_event(event, control);
@@ -160,6 +164,9 @@ impl Conductor {
         }
         let worker = status.worker;
         self.statuses[worker] = status;
+    }
+
+    fn tell_pending(&mut self) {
         let pending = self.statuses.iter().map(|s| s.pending).sum();
         let in_flight = self.statuses.iter().map(|s| s.in_flight).sum();
         if self.pending != (pending, in_flight) {
@@ -176,6 +183,7 @@ impl Conductor {
             ToConductor::Stop if self.phase == Phase::Running => {
                 control.tell_all(Command::Stop);
                 self.phase = Phase::Closing;
+                self.stopping = true;
             }
             ToConductor::Stop => {}
             ToConductor::Abort | ToConductor::Finished => {
@@ -191,13 +199,14 @@ impl Conductor {
             self.phase = Phase::Closing;
         }
         if self.phase == Phase::Closing {
+            let all_said = !self.stopping || self.statuses.iter().all(|status| status.stopped);
             match self.driver.is_idle() {
-                true => {
+                true if all_said => {
                     self.phase = Phase::Publishing;
                     self.tell_edge(FromConductor::Finish);
                 }
                 false if self.driver.has_changes() => self.driver.force(),
-                false => {}
+                true | false => {}
             }
         }
     }

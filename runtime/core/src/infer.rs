@@ -9,8 +9,7 @@
 use crate::bodies::BodyCache;
 use crate::model::{Done, Inference, Job, Outcome, Request, TextDigest};
 use crate::program::Program;
-use crate::view::ViewError;
-use bytes::Bytes;
+use crate::view::{ViewError, ViewFailure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,8 +56,9 @@ pub type Wanted = (u8, Digest, Digest);
 
 /// Reads bodies back from committed rows.
 pub trait BodyFinder: Send + Sync {
-    /// The bodies of the rows, where the newest commit has them.
-    fn find(&self, wanted: &[Wanted]) -> Result<Vec<Option<Bytes>>, ViewError>;
+    /// Hands out the bodies of the rows, by their places in `wanted` and in no order; what the newest
+    /// commit does not have is left out.
+    fn find(&self, wanted: &[Wanted], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), ViewFailure>;
 }
 
 /// The dispatcher.
@@ -84,7 +84,9 @@ impl Dispatcher {
     pub fn run(self) -> Result<(), ViewError> {
         let mut misses: Vec<Ask> = Vec::new();
         while !self.leave.load(Ordering::Acquire) {
-            match self.asks.recv_timeout(Duration::from_millis(5)) {
+            // What was missed is read back when no more is asked for a moment.
+            let wait = if misses.is_empty() { 50 } else { 5 };
+            match self.asks.recv_timeout(Duration::from_millis(wait)) {
                 Ok(ask) => match self.bodies.get(ask.request.body) {
                     Some(body) => self.offer(&ask, &body),
                     None => misses.push(ask),
@@ -100,21 +102,30 @@ impl Dispatcher {
     }
 
     fn read_back(&self, misses: &mut Vec<Ask>) -> Result<(), ViewError> {
-        let asks = std::mem::take(misses);
-        if asks.is_empty() {
-            return Ok(());
-        }
-        let wanted = asks.iter().filter_map(|ask| {
+        let wanted = |ask: &Ask| {
             let origin = ask.request.text.origin?;
             Some((origin.stream, origin.key, ask.request.body))
-        });
-        let found = self.finder.find(&wanted.collect::<Vec<_>>())?;
-        for (ask, body) in asks.iter().zip(found) {
-            match body {
-                Some(body) => self.offer(ask, &body),
-                // The worker has left if this fails.
-                None => drop(self.outboxes[ask.worker].missing.send(ask.request.digest)),
+        };
+        let asks = misses.drain(..).filter_map(|ask| Some((wanted(&ask)?, Some(ask))));
+        let (wanted, mut waiting): (Vec<Wanted>, Vec<Option<Ask>>) = asks.unzip();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let read = self.finder.find(&wanted, &mut |place, body| {
+            if let Some(ask) = waiting[place].take() {
+                self.offer(&ask, body);
             }
+        });
+        match read {
+            Ok(()) => {}
+            Err(ViewFailure::Store(error)) => {
+                tracing::warn!(%error, "bodies cannot be read back; trying again")
+            }
+            Err(ViewFailure::Broken(error)) => return Err(error),
+        }
+        for ask in waiting.into_iter().flatten() {
+            // The worker has left if this fails.
+            let _ = self.outboxes[ask.worker].missing.send(ask.request.digest);
         }
         Ok(())
     }

@@ -19,10 +19,14 @@ use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tidemill_types::{Digest, Epoch, Row, SectionRef, TableSchema, Value, row_digest};
+use tidemill_types::{Cell, Digest, Epoch, Row, SectionRef, TableSchema, Value, row_digest};
 
 /// Bodies of one record batch: enough to compress well, little enough to read one of them.
 const BODIES_BATCH_BYTES: usize = 1 << 20;
+
+/// Changes of one record batch, and bytes of their strings: columns have offsets of 32 bits.
+const CHANGES_BATCH_ROWS: usize = 32_768;
+const CHANGES_BATCH_BYTES: usize = 64 << 20;
 
 /// A segment could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +96,7 @@ impl ChangeBatch for Vec<(Vec<Value>, i64)> {
 pub struct ValuesRow<'v>(pub &'v [Value]);
 
 impl Row for ValuesRow<'_> {
-    fn cells<'a>(&'a self, out: &mut dyn FnMut(tidemill_types::Cell<'a>)) {
+    fn cells<'a>(&'a self, out: &mut dyn FnMut(Cell<'a>)) {
         self.0.iter().for_each(|value| out(value.cell()));
     }
 }
@@ -143,6 +147,10 @@ fn change_schema(schema: &TableSchema) -> Schema {
 
 struct ChangesBuilder<'s> {
     schema: &'s TableSchema,
+    arrow: Arc<Schema>,
+    /// Rows and bytes of texts since the last flush.
+    rows: usize,
+    bytes: usize,
     diff: Int64Builder,
     key: FixedSizeBinaryBuilder,
     row: FixedSizeBinaryBuilder,
@@ -154,6 +162,9 @@ impl<'s> ChangesBuilder<'s> {
     fn new(schema: &'s TableSchema) -> Self {
         Self {
             schema,
+            arrow: Arc::new(change_schema(schema)),
+            rows: 0,
+            bytes: 0,
             diff: Int64Builder::new(),
             key: FixedSizeBinaryBuilder::new(16),
             row: FixedSizeBinaryBuilder::new(16),
@@ -165,6 +176,8 @@ impl<'s> ChangesBuilder<'s> {
     fn push(&mut self, row: &dyn Row, diff: i64) -> Result<(), ColumnError> {
         let mut cells = Vec::with_capacity(self.columns.len());
         row.cells(&mut |cell| cells.push(cell));
+        self.rows += 1;
+        self.bytes += cells.iter().map(cell_bytes).sum::<usize>();
         self.diff.append_value(diff);
         self.key.append_value(tidemill_types::key_digest(self.schema, cells.iter().copied()).to_bytes())?;
         self.row.append_value(row_digest(cells.iter().copied()).to_bytes())?;
@@ -181,47 +194,70 @@ impl<'s> ChangesBuilder<'s> {
         self.columns.iter_mut().zip(cells).try_for_each(|(column, cell)| column.append(cell))
     }
 
-    fn finish(mut self) -> Result<(RecordBatch, SectionRef), ColumnError> {
+    fn is_full(&self) -> bool {
+        self.rows >= CHANGES_BATCH_ROWS || self.bytes >= CHANGES_BATCH_BYTES
+    }
+
+    /// The changes since the last flush.
+    fn flush(&mut self) -> Result<RecordBatch, ColumnError> {
+        (self.rows, self.bytes) = (0, 0);
         let mut arrays: Vec<ArrayRef> =
             vec![Arc::new(self.diff.finish()), Arc::new(self.key.finish()), Arc::new(self.row.finish())];
         for column in &mut self.columns {
             arrays.push(column.finish()?);
         }
-        Ok((RecordBatch::try_new(Arc::new(change_schema(self.schema)), arrays)?, self.section))
+        Ok(RecordBatch::try_new(self.arrow.clone(), arrays)?)
     }
 }
 
-fn write_batch(batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(u64, u64), ArrowError> {
-    let offset = out.len() as u64;
-    let mut writer = StreamWriter::try_new_with_options(&mut *out, &batch.schema(), ipc_options()?)?;
-    writer.write(batch)?;
-    writer.finish()?;
-    drop(writer);
-    Ok((offset, out.len() as u64 - offset))
+/// What a cell adds to a column that has offsets.
+fn cell_bytes(cell: &Cell<'_>) -> usize {
+    match cell {
+        Cell::Str(text) => text.len(),
+        Cell::Bytes(bytes) => bytes.len(),
+        Cell::Floats(floats) => floats.len() * 4,
+        _ => 0,
+    }
 }
 
+/// Writes the changes of a table, in batches of bounded size.
 fn write_table(
     schema: &TableSchema,
     changes: &mut dyn ChangeBatch,
     out: &mut Vec<u8>,
 ) -> Result<Option<SectionRef>, SegmentError> {
     let column = |source| SegmentError::Column { table: schema.name.clone(), source };
+    let offset = out.len();
     let mut builder = ChangesBuilder::new(schema);
+    let mut writer = StreamWriter::try_new_with_options(&mut *out, &builder.arrow, ipc_options()?)?;
     let mut failed = None;
     changes.drain(&mut |row, diff| {
+        let mut take = || {
+            check_diff(schema, row, diff)?;
+            builder.push(row, diff).map_err(column)?;
+            if builder.is_full() {
+                writer.write(&builder.flush().map_err(column)?)?;
+            }
+            Ok(())
+        };
         if failed.is_none() {
-            failed =
-                check_diff(schema, row, diff).and_then(|()| builder.push(row, diff).map_err(column)).err();
+            failed = take().err();
         }
     });
     if let Some(error) = failed {
         return Err(error);
     }
-    let (batch, mut section) = builder.finish().map_err(column)?;
-    if batch.num_rows() == 0 {
+    if builder.rows > 0 {
+        writer.write(&builder.flush().map_err(column)?)?;
+    }
+    writer.finish()?;
+    drop(writer);
+    let mut section = builder.section;
+    if section.inserted + section.deleted == 0 {
+        out.truncate(offset);
         return Ok(None);
     }
-    (section.offset, section.length) = write_batch(&batch, out)?;
+    (section.offset, section.length) = (offset as u64, (out.len() - offset) as u64);
     Ok(Some(section))
 }
 

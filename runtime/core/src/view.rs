@@ -12,14 +12,14 @@ pub trait View: Send {
     fn committed(&mut self, root: &Root);
     /// Brings every table to the newest epoch taken in and makes it durable. `None`: nothing changed
     /// since the last publication.
-    fn publish(&mut self) -> Result<Option<Published>, PublishError>;
+    fn publish(&mut self) -> Result<Option<Published>, ViewFailure>;
     /// A root has named this publication.
     fn named(&mut self, epoch: Epoch);
 }
 
-/// A publication failed; what was published before stands.
+/// A view could not be brought up to date, or not be read; what was published before stands.
 #[derive(Clone, Debug, thiserror::Error)]
-pub enum PublishError {
+pub enum ViewFailure {
     /// The store failed: it may be tried again.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -58,9 +58,19 @@ impl Share {
     }
 }
 
+/// Takes a row; an error ends the reading.
+pub type EachRow<'e> = &'e mut dyn FnMut(Vec<Value>) -> Result<(), ViewError>;
+
 /// The tables of one committed epoch, as a starting worker or a reader sees them.
 pub trait Stored: Send + Sync {
-    /// The rows of a table whose keys lie in a share. Texts come as handles: a body's length and
-    /// digest, an extracted text's identity (`origin` is not restored).
-    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError>;
+    /// Hands out the rows of a table whose keys lie in a share, one by one and in no order. `columns` are
+    /// places in ascending order; `None` is all. Texts come as handles: a body's length and digest, an
+    /// extracted text's identity (`origin` is not restored).
+    fn for_each_row(
+        &self,
+        table: &str,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: EachRow<'_>,
+    ) -> Result<(), ViewError>;
 }

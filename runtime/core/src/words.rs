@@ -108,7 +108,12 @@ fn row_cells<'a, T: SourceRow>(row: &'a T, current: bool, out: &mut dyn FnMut(Ce
     out(if current { Cell::Null } else { Cell::Text(body) });
 }
 
-/// The word that a stored row of a state table stands for.
+/// The columns of a state table that [`read_word`] reads: all but the body, which is the last.
+pub fn read_columns<T: SourceRow>() -> Vec<usize> {
+    (0..state_schema::<T>("state").columns.len() - 1).collect()
+}
+
+/// The word that a stored row of a state table stands for, from its [`read_columns`].
 pub fn read_word<T: SourceRow>(values: &[Value]) -> Result<(Digest, Word<T>), RowError> {
     let mut reader = ValueReader::new(values);
     let identity: Arc<str> = reader.str()?.into();

@@ -85,6 +85,9 @@ struct Flights {
     missing: VecDeque<(u64, TextDigest)>,
 }
 
+/// What a record takes in an epoch besides its value, bytes: empty values must count too.
+const RECORD_BYTES: u64 = 128;
+
 /// How long a request rests whose text was not found, microseconds.
 const MISSING_REST: u64 = 500_000;
 
@@ -137,14 +140,26 @@ pub fn run(worker: &mut Worker, plan: Arc<Plan>, ends: Ends) -> Result<(), Strin
     if let Err(error) = running.restore(share) {
         running.broken = Some(error);
     }
+    let mut quiet_rounds = 0;
     while !running.left {
         let mut busy = running.step();
         if let Some(conductor) = &mut conductor {
             busy |= conductor.step(&mut running.control, (plan.now)());
         }
-        worker.step_or_park(Some(if busy { Duration::ZERO } else { Duration::from_millis(1) }));
+        quiet_rounds = if busy { 0 } else { u32::saturating_add(quiet_rounds, 1) };
+        worker.step_or_park(Some(rest(quiet_rounds)));
     }
     Ok(())
+}
+
+/// How long a worker rests, at most, before it looks at its channels again: briefly at first, and longer
+/// when nothing has come for a while, so that an idle service takes next to no time.
+fn rest(quiet_rounds: u32) -> Duration {
+    match quiet_rounds {
+        0 => Duration::ZERO,
+        1..=500 => Duration::from_millis(1),
+        _ => Duration::from_millis(5),
+    }
 }
 
 fn build(
@@ -288,9 +303,10 @@ impl Running {
         if !batch.bodies.is_empty() {
             self.pinned.borrow_mut().entry(self.epoch).or_default().extend(batch.bodies);
         }
-        self.epoch_bytes += batch.bytes;
+        let bytes = batch.bytes + RECORD_BYTES * batch.records;
+        self.epoch_bytes += bytes;
         self.unreported.0 += batch.records;
-        self.unreported.1 += batch.bytes;
+        self.unreported.1 += bytes;
     }
 
     /// Feeds what the model answered into the open epoch.
@@ -364,6 +380,7 @@ impl Running {
             failed: self.failed.clone(),
             filled: self.filled,
             broken: self.broken.clone(),
+            stopped: self.stopping,
         };
         if status != self.told {
             self.unreported = (0, 0);

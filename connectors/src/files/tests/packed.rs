@@ -235,3 +235,42 @@ fn a_file_that_disappears_goes_on_when_it_is_back() {
         assert_eq!(bench.lines(name), whole(&["one", "two", "three"]));
     });
 }
+
+/// Seen by a change in the middle, which only decompression can notice.
+#[test]
+fn a_file_that_was_read_whole_is_not_decompressed_again_at_a_start() {
+    both(|name, encode| {
+        let mut packed = encode(&[noise(50_000, 1), b"\nend\n".to_vec()].concat());
+        let mut bench = Bench::new();
+        bench.write(name, &packed);
+        assert_eq!(bench.lines(name).len(), 2);
+        let middle = packed.len() / 2;
+        packed[middle] ^= 0x55;
+        packed[middle + 1] ^= 0x55;
+        bench.write(name, &packed);
+        bench.source = None;
+        assert_eq!(bench.lines(name).len(), 2);
+        bench.append(name, encode(b"more\n"));
+        let message = bench.stops(name);
+        assert!(message.contains("corrupt") || message.contains("replaced"), "{message}");
+    });
+}
+
+#[test]
+fn files_that_disappear_half_read_give_their_decoders_to_others() {
+    both(|name, encode| {
+        let packed = encode(&[noise(300_000, 1), b"\nend\n".to_vec()].concat());
+        let numbered = |n: usize| name.replace("calls", &format!("calls-{n}"));
+        let mut bench = Bench::new();
+        for n in 0..DECODERS_MAX {
+            bench.write(&numbered(n), &packed[..packed.len() / 2]);
+        }
+        bench.run().unwrap();
+        for n in 0..DECODERS_MAX {
+            bench.append(&numbered(n), &packed[packed.len() / 2..packed.len() / 2 + 1]);
+            fs::remove_file(bench.path(&numbered(n))).unwrap();
+        }
+        bench.write(&numbered(DECODERS_MAX), &packed);
+        assert_eq!(bench.lines(&numbered(DECODERS_MAX)).len(), 2);
+    });
+}

@@ -455,13 +455,13 @@ fn sft<'s>(eligible: Table<'s, Eligible>, settings: &Arc<FlywheelSettings>) -> T
 fn pair_of(subject: &Subject, same_model: bool) -> Str {
     let tools = subject.facts.tools().map(Digest::to_bytes);
     let optional = |text: &Option<Str>| text.as_deref().map(|t| format!("={t}")).unwrap_or_default();
-    let model = if same_model { optional(&subject.model) } else { String::new() };
+    let model = subject.model.as_deref().unwrap_or("unknown");
     let digest = Digest::of_parts([
         optional(&subject.tenant).as_bytes(),
         subject.task.as_bytes(),
         &subject.facts.prompt().to_bytes(),
         tools.as_ref().map_or(&[], <[u8; 16]>::as_slice),
-        model.as_bytes(),
+        if same_model { model.as_bytes() } else { b"" },
     ]);
     digest.to_string().into()
 }

@@ -12,7 +12,7 @@
 use super::clock::parse_ms;
 use super::uploading::segment_epoch;
 use std::collections::VecDeque;
-use tidemill_connectors::lake::{LakePublisher, epoch_of, generation_of};
+use tidemill_connectors::lake::{LakeError, LakePublisher, epoch_of, generation_of};
 use tidemill_connectors::store::log::read_root;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_types::{Epoch, Root, root_name};
@@ -56,7 +56,7 @@ impl Collector {
         }
     }
 
-    /// One step after `newest` was committed.
+    /// One step after `newest` was committed. An error: the store did not answer; the next look goes on.
     pub(super) fn step(
         &mut self,
         lake: &LakePublisher,
@@ -65,9 +65,10 @@ impl Collector {
     ) -> Result<Option<Dropped>, String> {
         if now - self.looked_at >= self.every_ms {
             self.looked_at = now;
-            if let Some(before) = self.orphans_of.take() {
+            if let Some(before) = &self.orphans_of {
                 let found = orphans(&self.store, before.as_ref(), newest.generation);
                 self.waiting.extend(self.runtime.block_on(found)?);
+                self.orphans_of = None;
             }
             self.look(lake, newest, now)?;
         }
@@ -82,22 +83,23 @@ impl Collector {
     /// Finds the oldest root that is younger than the retention, and lists what is below its
     /// publication.
     fn look(&mut self, lake: &LakePublisher, newest: &Root, now: i64) -> Result<(), String> {
-        let mut oldest = None;
+        let mut last = None;
         for _ in 0..ROOTS_A_STEP {
             if self.young >= newest.epoch {
-                oldest = Some(newest.clone());
+                last = Some(newest.clone());
                 break;
             }
             let root = self.root(self.young)?;
             let committed = root.as_ref().and_then(|root| parse_ms(&root.committed_at));
+            last = root.or(last);
             if committed.is_some_and(|at| now - at < self.retention_ms) {
-                oldest = root;
                 break;
             }
             self.young += 1;
         }
-        // Where the look ended early, more is old: the next one goes on.
-        let keep_from = oldest.and_then(|root| root.published).map_or(self.log_from, |p| p.epoch);
+        // Where the look ended early, more is old and the next one goes on. Publications never go back, so
+        // what is below that of the last root looked at is needed by none that is kept.
+        let keep_from = last.and_then(|root| root.published).map_or(self.log_from, |p| p.epoch);
         self.drop_below(lake, keep_from)
     }
 
@@ -111,6 +113,7 @@ impl Collector {
                 {
                     match lake.garbage(older, newer) {
                         Ok(names) => self.waiting.extend(names),
+                        Err(LakeError::Store(error @ StoreError::Failed(_))) => return Err(error.to_string()),
                         // A collector that was cut off has deleted a part; the rest stays behind.
                         Err(error) => {
                             tracing::warn!(%error, epoch = older.epoch, "a publication cannot be collected")

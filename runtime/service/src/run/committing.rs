@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tidemill_connectors::store::log::{newest_root, read_root, write_hint};
+use tidemill_connectors::store::log::{newest_root, read_hint, read_root, write_hint};
 use tidemill_core::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
 use tidemill_core::conductor::ToConductor;
 use tidemill_core::store::{Created, SharedStore, StoreError};
@@ -84,6 +84,8 @@ impl Commits {
                     let found = match read_root(&*self.store, epoch).await {
                         Ok(root) => Some(root),
                         Err(StoreError::NotFound { .. }) => None,
+                        // Ours could be read: another's stands there, perhaps of a later release.
+                        Err(error @ StoreError::Damaged(_)) => return Err(error.to_string()),
                         Err(error) if self.abort.load(Ordering::Relaxed) => return Err(error.to_string()),
                         Err(error) => {
                             tracing::warn!(%error, epoch, "a root cannot be read back; trying again");
@@ -109,7 +111,7 @@ impl Commits {
             return Ok(());
         }
         let newest = loop {
-            match newest_root(&*self.store, Some(root.epoch - 1)).await {
+            match self.newest_root(root.epoch - 1).await {
                 Ok(newest) => break newest,
                 Err(error) if self.abort.load(Ordering::Relaxed) => return Err(error.to_string()),
                 Err(error) => tracing::warn!(%error, "a newer root cannot be looked for; trying again"),
@@ -125,8 +127,15 @@ impl Commits {
         }
     }
 
+    /// From the stored hint where that is ahead of what this writer has seen: roots that were deleted
+    /// since would look like the end of the log, and the hint is always ahead of them.
+    async fn newest_root(&self, seen: Epoch) -> Result<Option<Root>, StoreError> {
+        let hint = read_hint(&*self.store).await?;
+        newest_root(&*self.store, Some(hint.map_or(seen, |hint| hint.max(seen)))).await
+    }
+
     async fn put(&self, root: &Root) -> Result<PutAnswer, String> {
-        let body = serde_json::to_vec_pretty(root).map_err(|error| error.to_string())?;
+        let body = serde_json::to_vec(root).map_err(|error| error.to_string())?;
         match self.store.create(&root_name(root.epoch), Bytes::from(body)).await {
             Ok(Created::New) => Ok(PutAnswer::New),
             Ok(Created::Exists) => Ok(PutAnswer::Unclear),

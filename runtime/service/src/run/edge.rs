@@ -119,7 +119,8 @@ fn spawn(
 ) -> Result<JoinHandle<()>, Error> {
     let failures = failures.clone();
     let run = move || {
-        if let Err(error) = body() {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        if let Err(error) = ended.unwrap_or_else(|_| Err(super::internal_error())) {
             // Whoever watches the run is gone only when it has ended already.
             let _ = failures.send(error);
         }
@@ -148,7 +149,6 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let lake = lake.ok_or_else(|| Error::failed("a run can be launched once"))?;
     let due = Due {
         interval: launch.settings.lake.interval.as_millis() as i64,
-        lag_max: launch.settings.lake.lag_max.as_millis() as i64,
         changed_since: lake.changed_since,
         newest_named: lake.newest_named,
         awaiting: None,
@@ -158,7 +158,9 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     if overdue {
         let _ = to_conductor.send(ToConductor::Pause(true));
     }
-    started.gauges.paused(overdue);
+    started.gauges.pause(overdue);
+    started.gauges.overdue_start(overdue);
+    started.gauges.lag(due.changed_since);
     let publishing = Publishing {
         lake: lake.publisher,
         due,
@@ -166,8 +168,6 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         committer: committer.clone(),
         conductor: to_conductor.clone(),
         gauges: started.gauges.clone(),
-        paused: overdue,
-        overdue_start: overdue,
         stopwatch: started.stopwatch.clone(),
         collector: lake.collector,
         failures: 0,
@@ -191,7 +191,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         asks,
         outboxes,
         bodies: launch.bodies.clone(),
-        finder: Arc::new(Finder(started.snapshots.clone())),
+        finder: Arc::new(Finder::new(started.snapshots.clone())),
         program: started.program.clone(),
         inference: launch.inference.clone(),
         leave: leave.clone(),

@@ -1,53 +1,64 @@
 //! Bodies that are in no cache, read back from the rows that own them.
+//!
+//! A row's place in the lake is looked up by its key, or its body stands in a segment of the log's tail, so
+//! that what is read is what is wanted. The last snapshot is kept: of tables whose publication has not
+//! changed since, the next one knows already where rows stand.
 
-use bytes::Bytes;
-use std::collections::HashMap;
-use std::ops::ControlFlow;
-use tidemill_connectors::lake::{LakeError, Snapshot, SnapshotOptions, TextForm};
+use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_connectors::lake::{LakeError, Snapshot, SnapshotOptions};
+use tidemill_connectors::store::log::newest_root;
 use tidemill_core::infer::{BodyFinder, Wanted};
-use tidemill_core::view::{Share, ViewError};
-use tidemill_types::{Digest, Kind, Value, key_digest};
+use tidemill_core::store::StoreError;
+use tidemill_core::view::{ViewError, ViewFailure};
+use tidemill_types::Digest;
 
 /// Finds bodies in the newest commit.
-pub(super) struct Finder(pub(super) SnapshotOptions);
-
-impl BodyFinder for Finder {
-    fn find(&self, wanted: &[Wanted]) -> Result<Vec<Option<Bytes>>, ViewError> {
-        let snapshot = Snapshot::open(self.0.clone(), None)?;
-        let mut found: HashMap<Wanted, Bytes> = HashMap::new();
-        for (stream, tables) in self.0.streams.iter().enumerate() {
-            let keys = wanted.iter().filter(|(of, _, _)| usize::from(*of) == stream);
-            let mut keys: HashMap<Digest, Digest> = keys.map(|(_, key, body)| (*key, *body)).collect();
-            if !keys.is_empty() {
-                self.scan(&snapshot, tables.raw, &mut keys, &mut |key, digest, body| {
-                    found.insert((stream as u8, key, digest), body);
-                })?;
-            }
-        }
-        Ok(wanted.iter().map(|want| found.get(want).cloned()).collect())
-    }
+pub(super) struct Finder {
+    options: SnapshotOptions,
+    last: Mutex<Option<Arc<Snapshot>>>,
 }
 
 impl Finder {
-    /// Hands out the bodies of a source table's rows that are wanted, until all are found.
-    fn scan(
-        &self,
-        snapshot: &Snapshot,
-        table: usize,
-        keys: &mut HashMap<Digest, Digest>,
-        out: &mut dyn FnMut(Digest, Digest, Bytes),
-    ) -> Result<(), LakeError> {
-        let schema = &self.0.schemas[table];
-        let body = schema.columns.iter().position(|column| column.kind == Kind::Text).unwrap_or(0);
-        snapshot.for_each_row(&schema.name, TextForm::Resolved, None, Share::ALL, &mut |row: Vec<Value>| {
-            let key = key_digest(schema, row.iter().map(Value::cell));
-            if let (Some(digest), Value::Str(text)) = (keys.get(&key).copied(), &row[body])
-                && Digest::of(text.as_bytes()) == digest
-            {
-                keys.remove(&key);
-                out(key, digest, Bytes::copy_from_slice(text.as_bytes()));
+    pub(super) fn new(options: SnapshotOptions) -> Self {
+        Self { options, last: Mutex::default() }
+    }
+
+    fn newest(&self) -> Result<Arc<Snapshot>, LakeError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let hint = last.as_ref().map(|snapshot| snapshot.root().epoch);
+        let root = self.options.handle.block_on(newest_root(&*self.options.store, hint))?;
+        let snapshot = match (&*last, root) {
+            (None, None) => Snapshot::open(self.options.clone(), None)?,
+            (None, Some(root)) => Snapshot::of(self.options.clone(), root)?,
+            (Some(known), Some(root)) if root.nonce != known.root().nonce => known.later(root)?,
+            (Some(known), _) => return Ok(known.clone()),
+        };
+        Ok(last.insert(Arc::new(snapshot)).clone())
+    }
+
+    fn read(&self, wanted: &[Wanted], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), LakeError> {
+        let snapshot = self.newest()?;
+        for (stream, tables) in self.options.streams.iter().enumerate() {
+            let of_stream = wanted.iter().enumerate().filter(|(_, (of, _, _))| usize::from(*of) == stream);
+            let (places, rows): (Vec<usize>, Vec<(Digest, Digest)>) =
+                of_stream.map(|(place, (_, key, body))| (place, (*key, *body))).unzip();
+            if !rows.is_empty() {
+                snapshot.bodies(tables.raw, &rows, &mut |place, body| found(places[place], body))?;
             }
-            if keys.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })
+        }
+        Ok(())
+    }
+}
+
+impl BodyFinder for Finder {
+    fn find(&self, wanted: &[Wanted], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), ViewFailure> {
+        match self.read(wanted, found) {
+            Ok(()) => Ok(()),
+            // What is gone was collected under a slow reader; the newest commit has it elsewhere.
+            Err(LakeError::Store(error @ (StoreError::Failed(_) | StoreError::NotFound { .. }))) => {
+                Err(error.into())
+            }
+            Err(error) => Err(ViewError::from(error).into()),
+        }
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tidemill_core::reader::Taken;
 use tidemill_types::{Epoch, Root};
 
-/// Durations that are kept for percentiles.
-const KEPT: usize = 100_000;
+/// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
+const KEPT: usize = 10_000;
 
 /// Counters of a run.
 #[derive(Default)]
@@ -40,6 +41,7 @@ struct Inner {
     publish_bytes: u64,
     results: u64,
     paused: bool,
+    overdue_start: bool,
     oldest_unpublished_ms: Option<i64>,
     held: Held,
     held_most: Held,
@@ -189,14 +191,27 @@ impl Gauges {
         self.in_flight.store(in_flight, Ordering::Relaxed);
     }
 
-    /// Whether the sources wait for the lake.
-    pub fn paused(&self, paused: bool) {
-        self.inner().paused = paused;
+    /// Sets whether the sources wait for the lake; whether that is new.
+    pub fn pause(&self, pause: bool) -> bool {
+        std::mem::replace(&mut self.inner().paused, pause) != pause
     }
 
     /// When the oldest unpublished change was committed.
     pub fn lag(&self, oldest_unpublished_ms: Option<i64>) {
         self.inner().oldest_unpublished_ms = oldest_unpublished_ms;
+    }
+
+    /// Whether a publication was overdue at the start and none has been named since.
+    pub fn overdue_start(&self, overdue: bool) {
+        self.inner().overdue_start = overdue;
+    }
+
+    /// Whether the sources must wait for the lake: the oldest change that is not published is older than
+    /// the bound, also while a publication takes long, or a start must publish first.
+    pub fn lake_lags(&self, now_ms: i64, lag_max: Duration) -> bool {
+        let inner = self.inner();
+        let late = |since: i64| i128::from(now_ms.saturating_sub(since)) > lag_max.as_millis() as i128;
+        inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
     /// A copy of everything.
@@ -246,4 +261,26 @@ pub fn percentile(durations: &[u64], percent: usize) -> u64 {
     sorted.sort_unstable();
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sources_wait_when_the_oldest_unpublished_change_is_too_old() {
+        let (gauges, lag_max) = (Gauges::default(), Duration::from_secs(60));
+        assert!(!gauges.lake_lags(1_000_000, lag_max));
+        gauges.lag(Some(10_000));
+        assert!(!gauges.lake_lags(70_000, lag_max) && gauges.lake_lags(70_001, lag_max));
+        gauges.lag(None);
+        gauges.overdue_start(true);
+        assert!(gauges.lake_lags(0, lag_max));
+    }
+
+    #[test]
+    fn a_pause_is_told_once() {
+        let gauges = Gauges::default();
+        assert_eq!([true, true, false, false].map(|pause| gauges.pause(pause)), [true, false, true, false]);
+    }
 }

@@ -172,11 +172,18 @@ pub fn run_until(
         bodies,
         rates: VecDeque::new(),
         leaving: false,
+        looked_at: 0,
     };
     watch.until_the_end(edge, started)
 }
 
-/// Watches a run: signals, progress, and what its parts say.
+/// What is said when a part of a run stopped by a bug of ours.
+fn internal_error() -> String {
+    let what = crate::cli::last_panic().unwrap_or_default();
+    format!("internal error: {what}; this is a bug, nothing committed is lost")
+}
+
+/// Watches a run: signals, progress, whether the lake lags, and what its parts say.
 struct Watch<'a> {
     options: &'a RunSettings,
     stop: &'a AtomicBool,
@@ -186,23 +193,29 @@ struct Watch<'a> {
     bodies: BodyCache,
     rates: VecDeque<(u64, u64, u64)>,
     leaving: bool,
+    /// See [`Watch::look_at_times`], microseconds of the stopwatch.
+    looked_at: u64,
 }
 
 impl Watch<'_> {
     fn until_the_end(mut self, mut edge: Edge, started: Started) -> Result<RunSummary, Error> {
         let (mut stopping, mut failed) = (false, None);
         loop {
-            match edge.from_conductor.recv_timeout(TICK) {
-                Ok(message) => self.take(message, &mut edge, &mut failed),
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
-                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => break,
-            }
-            if edge.has_lost_a_worker() && edge.from_conductor.is_empty() && !self.leaving {
+            let ended = match edge.from_conductor.recv_timeout(TICK) {
+                Ok(message) => {
+                    self.take(message, &mut edge, &mut failed);
+                    false
+                }
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => false,
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => true,
+            };
+            let lost = edge.has_lost_a_worker() && edge.from_conductor.is_empty();
+            if (ended || lost) && !self.leaving {
                 edge.forget();
-                let what = crate::cli::last_panic().unwrap_or_default();
-                return Err(Error::Failed(format!(
-                    "internal error: {what}; this is a bug, nothing committed is lost"
-                )));
+                return Err(Error::Failed(internal_error()));
+            }
+            if ended {
+                break;
             }
             if let Some(error) = edge.failure() {
                 failed.get_or_insert(error);
@@ -215,8 +228,7 @@ impl Watch<'_> {
                 self.ends.stop.store(true, Ordering::Release);
                 edge.tell(ToConductor::Stop);
             }
-            self.gauges.caches_hold(self.bodies.bytes(), started.segments.bytes());
-            self.report();
+            self.look_at_times(&edge, &started);
         }
         self.ends.stop.store(true, Ordering::Release);
         let torn = edge.join();
@@ -226,6 +238,21 @@ impl Watch<'_> {
             Some(error) => Err(Error::Failed(error)),
             None => Ok(self.summary()),
         }
+    }
+
+    /// What is done now and then, and not at each message.
+    fn look_at_times(&mut self, edge: &Edge, started: &Started) {
+        let now = (self.stopwatch)();
+        if now.saturating_sub(self.looked_at) < TICK.as_micros() as u64 {
+            return;
+        }
+        self.looked_at = now;
+        self.gauges.caches_hold(self.bodies.bytes(), started.segments.bytes());
+        let pause = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
+        if self.gauges.pause(pause) {
+            edge.tell(ToConductor::Pause(pause));
+        }
+        self.report();
     }
 
     fn take(&mut self, message: FromConductor, edge: &mut Edge, failed: &mut Option<String>) {

@@ -3,9 +3,9 @@
 //! One publication at a time: the next starts when a root has named the last. It is due when something
 //! changed since the last and the newest named one is older than the interval, counted across restarts
 //! by the time at which its epoch was committed, so that a service that is killed more often than it
-//! publishes still publishes first thing. At an end it is due at once. Whenever the oldest unpublished
-//! change is older than the bound, the sources pause until the lake has caught up; a start with an
-//! overdue publication begins paused.
+//! publishes still publishes first thing. At an end it is due at once. It tells the gauges since when the
+//! oldest change waits; the watch of the run pauses the sources while that is too long ago, and a start
+//! with an overdue publication begins paused.
 
 use super::clock::{Stopwatch, now_ms, parse_ms};
 use super::collecting::Collector;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tidemill_connectors::lake::LakePublisher;
 use tidemill_core::conductor::ToConductor;
-use tidemill_core::view::{PublishError, View};
+use tidemill_core::view::{View, ViewFailure};
 use tidemill_types::{Epoch, Root};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -34,7 +34,6 @@ pub(super) enum ToPublisher {
 #[derive(Debug)]
 pub(super) struct Due {
     pub(super) interval: i64,
-    pub(super) lag_max: i64,
     pub(super) changed_since: Option<i64>,
     pub(super) newest_named: i64,
     pub(super) awaiting: Option<Epoch>,
@@ -46,11 +45,6 @@ impl Due {
     pub(super) fn now(&self, now: i64) -> bool {
         let overdue = now.saturating_sub(self.newest_named) >= self.interval;
         self.changed_since.is_some() && self.awaiting.is_none() && (overdue || self.finishing)
-    }
-
-    /// Whether the sources must wait for the lake.
-    pub(super) fn lags(&self, now: i64) -> bool {
-        self.changed_since.is_some_and(|since| now.saturating_sub(since) > self.lag_max)
     }
 
     /// How long until something may be due, milliseconds.
@@ -74,10 +68,6 @@ pub(super) struct Publishing {
     pub(super) committer: UnboundedSender<ToCommitter>,
     pub(super) conductor: Sender<ToConductor>,
     pub(super) gauges: Arc<Gauges>,
-    /// Whether the sources pause.
-    pub(super) paused: bool,
-    /// A publication was overdue at the start, and none has been named since.
-    pub(super) overdue_start: bool,
     pub(super) stopwatch: Stopwatch,
     pub(super) collector: Collector,
     pub(super) failures: u32,
@@ -97,7 +87,7 @@ impl Publishing {
             let waiting: Vec<ToPublisher> = first.into_iter().chain(self.told.try_iter()).collect();
             for message in waiting {
                 match message {
-                    ToPublisher::Committed(root) => self.committed(&root)?,
+                    ToPublisher::Committed(root) => self.committed(&root),
                     ToPublisher::Finish => self.due.finishing = true,
                     ToPublisher::Leave => return Ok(()),
                 }
@@ -105,7 +95,6 @@ impl Publishing {
             if self.due.now(now_ms()) {
                 self.publish()?;
             }
-            self.pause_or_go_on();
             if self.due.finishing && self.due.is_done() {
                 self.tell(ToConductor::Finished);
                 return Ok(());
@@ -118,13 +107,13 @@ impl Publishing {
         let _ = self.conductor.send(event);
     }
 
-    fn committed(&mut self, root: &Root) -> Result<(), String> {
+    fn committed(&mut self, root: &Root) {
         let at = parse_ms(&root.committed_at).unwrap_or_else(now_ms);
         if let (Some(awaited), Some(published)) = (self.due.awaiting, &root.published)
             && published.epoch >= awaited
         {
             self.due.awaiting = None;
-            self.overdue_start = false;
+            self.gauges.overdue_start(false);
             self.due.newest_named = at;
             self.lake.named(published.epoch);
         }
@@ -133,30 +122,33 @@ impl Publishing {
             self.due.changed_since.get_or_insert(at);
         }
         self.gauges.lag(self.due.changed_since);
-        if let Some((names, log_from)) = self.collector.step(&self.lake, root, now_ms())? {
+        match self.collector.step(&self.lake, root, now_ms()) {
             // The committer is gone only when the run is being torn down.
-            let _ = self.committer.send(ToCommitter::Dropped(names, log_from));
+            Ok(Some((names, log_from))) => drop(self.committer.send(ToCommitter::Dropped(names, log_from))),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "old objects could not be collected; trying again later"),
         }
-        Ok(())
     }
 
     fn publish(&mut self) -> Result<(), String> {
         let start = (self.stopwatch)();
         let published = match self.lake.publish() {
             Ok(published) => published,
-            Err(PublishError::Store(error)) => {
+            Err(ViewFailure::Store(error)) => {
                 self.failures += 1;
                 tracing::warn!(%error, failures = self.failures, "the lake could not be published; trying again");
-                std::thread::sleep(Duration::from_millis(100 * u64::from(self.failures.min(50))));
+                // At least as long as the attempt took: a store that takes nothing must not cost a core.
+                let took = Duration::from_micros((self.stopwatch)() - start);
+                std::thread::sleep(took.max(Duration::from_millis(100 * u64::from(self.failures.min(50)))));
                 return Ok(());
             }
-            Err(PublishError::Broken(error)) => return Err(error.to_string()),
+            Err(ViewFailure::Broken(error)) => return Err(error.to_string()),
         };
         self.failures = 0;
         self.due.changed_since = None;
         self.gauges.lag(None);
         let Some(published) = published else {
-            self.overdue_start = false;
+            self.gauges.overdue_start(false);
             return Ok(());
         };
         let stats = self.lake.stats();
@@ -168,15 +160,6 @@ impl Publishing {
         }
         Ok(())
     }
-
-    fn pause_or_go_on(&mut self) {
-        let pause = self.overdue_start || self.due.lags(now_ms());
-        if pause != self.paused {
-            self.paused = pause;
-            self.gauges.paused(pause);
-            self.tell(ToConductor::Pause(pause));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -184,14 +167,7 @@ mod tests {
     use super::*;
 
     fn due() -> Due {
-        Due {
-            interval: 2000,
-            lag_max: 60_000,
-            changed_since: None,
-            newest_named: 10_000,
-            awaiting: None,
-            finishing: false,
-        }
+        Due { interval: 2000, changed_since: None, newest_named: 10_000, awaiting: None, finishing: false }
     }
 
     #[test]
@@ -210,11 +186,5 @@ mod tests {
     #[test]
     fn an_end_does_not_wait_for_the_interval() {
         assert!(Due { changed_since: Some(1), finishing: true, ..due() }.now(10_001));
-    }
-
-    #[test]
-    fn the_sources_pause_when_the_oldest_change_is_too_old() {
-        let changed = Due { changed_since: Some(10_000), ..due() };
-        assert!(!changed.lags(70_000) && changed.lags(70_001));
     }
 }

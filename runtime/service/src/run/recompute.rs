@@ -1,8 +1,11 @@
 //! What other settings change: `recomputed - stored`, table by table.
+//!
+//! Of the stored rows only digests are held, and of the recomputed ones only those that are not stored.
+//! Where some stored rows are not there any more, they are read once again: they go with their values.
 
 use std::collections::HashMap;
 use tidemill_core::segment::ChangeBatch;
-use tidemill_core::view::{Share, Stored};
+use tidemill_core::view::{Share, Stored, ViewError};
 use tidemill_types::{Cell, Digest, TableSchema, Value, row_digest};
 
 /// Changes of tables, by their places.
@@ -17,23 +20,59 @@ pub(super) fn subtract(
     share: Share,
     derived: impl Fn(&str) -> bool,
 ) -> Result<Changes, String> {
-    let (mut recomputed, mut rest) = (HashMap::<usize, Net>::new(), Vec::new());
-    for (place, mut changes) in tables {
+    let (mut recomputed, mut rest) = (HashMap::<usize, Vec<Box<dyn ChangeBatch>>>::new(), Vec::new());
+    for (place, changes) in tables {
         match derived(&schemas[place].name) {
-            true => recomputed.entry(place).or_default().add_batch(changes.as_mut()),
+            true => recomputed.entry(place).or_default().push(changes),
             false => rest.push((place, changes)),
         }
     }
     for (place, schema) in schemas.iter().enumerate().filter(|(_, schema)| derived(&schema.name)) {
-        let net = recomputed.entry(place).or_default();
-        for values in stored.rows(&schema.name, share).map_err(|error| error.to_string())? {
-            net.add(values, -1);
-        }
-    }
-    for (place, net) in recomputed {
-        rest.push((place, Box::new(net.into_changes())));
+        let batches = recomputed.remove(&place).unwrap_or_default();
+        let difference = difference(&schema.name, batches, stored, share);
+        rest.push((place, Box::new(difference.map_err(|error| error.to_string())?)));
     }
     Ok(rest)
+}
+
+fn difference(
+    table: &str,
+    recomputed: Vec<Box<dyn ChangeBatch>>,
+    stored: &dyn Stored,
+    share: Share,
+) -> Result<Vec<(Vec<Value>, i64)>, ViewError> {
+    let mut only_stored: HashMap<Digest, i64> = HashMap::new();
+    stored.for_each_row(table, None, share, &mut |row| {
+        *only_stored.entry(digest_of(&row)).or_default() += 1;
+        Ok(())
+    })?;
+    let mut only_recomputed = Net::default();
+    for mut batch in recomputed {
+        batch.drain(&mut |row, diff| {
+            let mut values = Vec::new();
+            row.cells(&mut |cell: Cell<'_>| values.push(cell.to_value()));
+            let digest = digest_of(&values);
+            match only_stored.get_mut(&digest).filter(|_| diff == 1) {
+                Some(1) => drop(only_stored.remove(&digest)),
+                Some(count) => *count -= 1,
+                None => only_recomputed.add(digest, values, diff),
+            }
+        });
+    }
+    if !only_stored.is_empty() {
+        stored.for_each_row(table, None, share, &mut |row| {
+            let digest = digest_of(&row);
+            if let Some(count) = only_stored.remove(&digest) {
+                only_recomputed.add(digest, row, -count);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(only_recomputed.into_changes())
+}
+
+fn digest_of(row: &[Value]) -> Digest {
+    row_digest(row.iter().map(Value::cell))
 }
 
 /// Rows and how often each is there, by their digests.
@@ -41,16 +80,7 @@ pub(super) fn subtract(
 struct Net(HashMap<Digest, (Vec<Value>, i64)>);
 
 impl Net {
-    fn add_batch(&mut self, changes: &mut dyn ChangeBatch) {
-        changes.drain(&mut |row, diff| {
-            let mut values = Vec::new();
-            row.cells(&mut |cell: Cell<'_>| values.push(cell.to_value()));
-            self.add(values, diff);
-        });
-    }
-
-    fn add(&mut self, values: Vec<Value>, diff: i64) {
-        let digest = row_digest(values.iter().map(Value::cell));
+    fn add(&mut self, digest: Digest, values: Vec<Value>, diff: i64) {
         self.0.entry(digest).or_insert((values, 0)).1 += diff;
     }
 

@@ -17,8 +17,8 @@ use tidemill_core::bodies::BodyCache;
 use tidemill_core::commit::{self, InForce, models_in_force};
 use tidemill_core::program::Program;
 use tidemill_core::store::{Created, SharedStore, StoreError};
-use tidemill_core::view::{Share, Stored, ViewError};
-use tidemill_types::{Epoch, ModelId, Root, TableSchema, Value, root_name};
+use tidemill_core::view::{EachRow, Share, Stored, ViewError};
+use tidemill_types::{Epoch, ModelId, Root, TableSchema, root_name};
 use tokio::runtime::Handle;
 
 /// What a claim needs.
@@ -61,10 +61,16 @@ impl StoredAtStart {
 }
 
 impl Stored for StoredAtStart {
-    fn rows(&self, table: &str, share: Share) -> Result<Vec<Vec<Value>>, ViewError> {
+    fn for_each_row(
+        &self,
+        table: &str,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: EachRow<'_>,
+    ) -> Result<(), ViewError> {
         let snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match snapshot {
-            Some(snapshot) => Stored::rows(&*snapshot, table, share),
+            Some(snapshot) => Stored::for_each_row(&*snapshot, table, columns, share, each),
             None => Err(ViewError("what was stored at the start is asked for after the first commit".into())),
         }
     }
@@ -102,12 +108,18 @@ fn refused(program: &dyn Program, newest: &Root) -> Option<String> {
     ))
 }
 
+/// How often a store that does not take the claim is asked again, and after which time: a start says soon
+/// what is wrong, while a run waits for its store.
+const CLAIM_FAILURES_MAX: u32 = 20;
+const CLAIM_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Claims the store: a root of a higher generation that repeats all else.
 async fn claim_root(
     store: &SharedStore,
     program: &dyn Program,
     model: &ModelId,
 ) -> Result<(Option<Root>, Root), Error> {
+    let mut failures = 0;
     loop {
         let hint = read_hint(&**store).await.unwrap_or_default();
         let newest = newest_root(&**store, hint).await?;
@@ -116,7 +128,7 @@ async fn claim_root(
         }
         let start = InForce { program: program.id(), models: vec![model.clone()] };
         let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
-        let body = serde_json::to_vec_pretty(&claim).map_err(Error::failed)?;
+        let body = serde_json::to_vec(&claim).map_err(Error::failed)?;
         match store.create(&root_name(claim.epoch), Bytes::from(body)).await {
             Ok(Created::New) => return Ok((newest, claim)),
             answer => match read_root(&**store, claim.epoch).await {
@@ -124,8 +136,12 @@ async fn claim_root(
                 // Taken by another, which we go on from, or not there, so the same again.
                 Ok(_) | Err(StoreError::NotFound { .. }) => {
                     if let Err(error) = answer {
+                        failures += 1;
+                        if failures >= CLAIM_FAILURES_MAX {
+                            return Err(error.into());
+                        }
                         tracing::warn!(%error, "the store could not be claimed; trying again");
-                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        tokio::time::sleep(CLAIM_PAUSE).await;
                     }
                 }
                 Err(error) => return Err(error.into()),
@@ -198,7 +214,12 @@ fn open_lake(
         schemas: started.schemas.clone(),
         streams: started.snapshots.streams.clone(),
         extract: started.program.clone(),
-        segments: Arc::new(move |segment| Ok(handle.block_on(cache.segment(&*reading, segment))?)),
+        segments: Arc::new(move |segment| {
+            let body = handle.block_on(cache.segment(&*reading, segment))?;
+            // Of the log's tail at a start: the publication reads it once for each table.
+            cache.insert(&segment.name, body.clone());
+            Ok(body)
+        }),
         bodies: Some(Arc::new(move |digest| bodies.get(digest))),
         uuids: Arc::new(super::clock::uuid),
         clock: Arc::new(now_ms),
