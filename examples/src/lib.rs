@@ -38,6 +38,7 @@ pub fn small_store(folder: &Path) -> Result<RunSummary, Error> {
     let program = (app.program)(&settings.program).map_err(Error::failed)?;
     let store_url = store.display().to_string();
     let until = Until::Drained;
-    let run = RunSettings { settings, input_dir: input, store_url, until, progress: Arc::new(|_| {}) };
+    let model = tidemill::run::model(&settings.model)?;
+    let run = RunSettings { settings, input_dir: input, store_url, model, until, progress: Arc::new(|_| {}) };
     tidemill::run::run(run, program)
 }

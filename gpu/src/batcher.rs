@@ -1,4 +1,4 @@
-//! Which of the waiting rows go to a device together.
+//! Which of the waiting rows make the next batch.
 //!
 //! Pure: no I/O, no clock, no randomness. Time is counted in batches.
 //!

@@ -58,6 +58,7 @@ pub fn run(load: Load) -> Result<Report, Error> {
     let program = (app.program)(&settings.program).map_err(Error::failed)?;
     let workers = settings.workers;
     let run = RunSettings {
+        model: tidemill::run::model(&settings.model)?,
         settings,
         input_dir: load.input,
         store_url: store.display().to_string(),

@@ -1,12 +1,12 @@
 //! From a log of words to the table of current rows.
 //!
 //! A source hands out records, not changes: a record says what a key's row is from now on, as far as
-//! its partition knows. Of a key's records in one partition the one with the greatest offset is that
-//! partition's *word* (a row or a deletion); of the words of several partitions the greatest by
-//! (timestamp, partition) counts. This operator keeps every word, as any of them may count again when
-//! another is replaced, and says what changed.
+//! its partition knows. What a partition said of a key at its highest offset is its *word*: a row or a
+//! deletion. Where partitions differ, the word with the latest timestamp counts (no timestamp is earlier
+//! than any), and among equal timestamps that of the greatest partition. This operator keeps every word,
+//! as any of them may count again when another is replaced, and says what changed.
 //!
-//! Why it is right: offsets only grow, so "greatest offset" is a maximum, and a maximum does not care
+//! Why it is right: offsets only grow, so "highest offset" is a maximum, and a maximum does not care
 //! for order, repetition or how records fall into epochs. Records may be read twice (after a restart,
 //! by two readers) without harm. A retraction repeats the very word that was inserted, by reference.
 //!
@@ -86,7 +86,9 @@ fn dated<'scope, D: 'static>(records: StreamVec<'scope, Epoch, D>) -> Table<'sco
     records
         .unary(Pipeline, "Dated", |_capability, _info| {
             |input, output| {
-                input.for_each_time(|capability, data| {
+                input.for_each_stamp(|capability, data| {
+                    // An input sends at one time, so a stamp has that one.
+                    let Some(capability) = capability.retain_least(output.output_index()) else { return };
                     let epoch = *capability.time();
                     let records = data.flat_map(|batch| batch.drain(..));
                     output.session(&capability).give_iterator(records.map(|record| (record, epoch, 1)));

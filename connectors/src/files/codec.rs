@@ -1,8 +1,8 @@
 //! Decompression that can stop at any byte and go on when more has arrived.
 //!
 //! A compressed file is a sequence of members (gzip) or frames (zstd), each of which says itself where
-//! it ends and carries a checksum. A decoder is pushed what there is; it never asks for more, so the
-//! end of a file that is still being copied is no error, and a contradiction in the data always is.
+//! it ends and carries a checksum. A decoder is pushed what there is; it never asks for more, so a
+//! file of which only a part has arrived is no error, and a contradiction in the data always is.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use std::fmt;

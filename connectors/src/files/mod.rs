@@ -7,11 +7,12 @@
 //!                                    └─ Packed   position = decompressed byte, decoder kept while it waits
 //! ```
 //!
-//! A record is a line, its offset the line's number. What makes resuming right: a cursor holds, beside
+//! Each line is a record, and its number is the offset. What makes resuming right: a cursor holds, beside
 //! the byte position, digests of the first and the last 4 KiB below it (of a compressed file that changed
-//! since, at a start, of all that was read), and they are compared before every turn that reads. So a file that was cut
-//! short or replaced by another stops the run with its name. What was overwritten in place between the
-//! two windows of a plain file is not seen: comparing all of it would read every file whole at each turn.
+//! since, at a start, of all that was read), and they are compared before every turn that reads. So a file
+//! that was cut short or replaced by another ends the run, and the message names it. What was overwritten
+//! in place between the two windows of a plain file is not seen: comparing all of it would read every file
+//! whole at each turn.
 //!
 //! With `drain`, the files and their sizes are taken once, when the factory is made, so that all
 //! workers agree on what "everything" is. Otherwise files are tailed and new ones looked for. Memory

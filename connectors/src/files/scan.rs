@@ -49,7 +49,7 @@ impl Scan {
                 Ok(None) => {}
                 Err(why) => {
                     if self.logs {
-                        tracing::info!(file = %entry.path().display(), "ignored: {why}");
+                        tracing::warn!(file = %entry.path().display(), "ignored: {why}");
                     }
                     self.known.insert(name);
                 }

@@ -16,7 +16,7 @@ use iceberg::spec::{
     Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
 };
 use std::collections::HashMap;
-use tidemill_types::TableSchema;
+use tidemill_types::{Digest, TableSchema};
 use tokio::runtime::Handle;
 
 /// Snapshots, and earlier metadata files, that a metadata file lists.
@@ -54,7 +54,13 @@ pub(super) struct Committed {
     pub metadata: TableMetadata,
     pub metadata_name: String,
     pub snapshot_id: i64,
+    /// Manifest list, manifests, metadata file.
     pub objects: Vec<(String, Bytes)>,
+}
+
+/// The digest of a table's metadata objects: manifest list, manifests, metadata file.
+pub(super) fn metadata_digest<'b>(objects: impl IntoIterator<Item = &'b Bytes>) -> Digest {
+    Digest::of_parts(objects.into_iter().map(|body| body.as_ref()).collect::<Vec<_>>())
 }
 
 /// What a snapshot is made of.

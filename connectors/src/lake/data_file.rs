@@ -1,9 +1,10 @@
 //! Writes rows as Parquet data files.
 //!
-//! Text columns are plain (no dictionary, no statistics) in pages of at most 64 KiB of rows' texts with an
-//! offset index, so that the text of one row can be had by reading one page; a row group holds a bounded
-//! amount of text before compression, so that one batch never outgrows Arrow's 32-bit offsets and a
-//! reader's memory stays small. A file that has reached its size is closed and the next one begun.
+//! Text columns are plain (no dictionary, no statistics); a page holds 64 KiB of rows' texts at most, and
+//! an offset index leads to it, so that the text of one row can be had by reading one page. A row group
+//! holds a bounded amount of text before compression, so that one batch never outgrows Arrow's 32-bit
+//! offsets and a reader's memory stays small. A file that has reached its size is closed and the next
+//! one begun.
 
 use super::schema::{arrow_schema, conform};
 use super::{LakeError, unusable};

@@ -88,7 +88,6 @@ impl Uploads {
 pub(super) struct Making<'a> {
     pub schema: &'a TableSchema,
     pub names: &'a Names<'a>,
-    pub ids: &'a Ids,
     pub location: &'a str,
     pub file_bytes_max: usize,
 }
@@ -162,7 +161,7 @@ impl TableDraft {
             Some((address(making.location, &file.file.name), (*positions).clone()))
         });
         let body = deletes::encode(deletions.collect())?;
-        let name = making.names.deletes(making.ids.uuid());
+        let name = making.names.deletes(&body);
         let made = DeleteFile {
             file: FileRef { name: name.clone(), bytes: body.len() as u64 },
             rows: written.values().map(|positions| positions.len()).sum(),
@@ -220,7 +219,7 @@ impl<'a> FileSink<'a> {
         uploads: &mut Uploads,
         finished: Finished,
     ) -> Result<(), LakeError> {
-        let name = self.making.names.data(self.making.ids.uuid());
+        let name = self.making.names.data(&finished.body);
         let bytes = finished.body.len() as u64;
         let made = DataFile {
             file: FileRef { name: name.clone(), bytes },

@@ -1,4 +1,4 @@
-//! Where each published row stands: `key digest -> (file, position)`.
+//! The index of a table's published rows, from key to place: `key digest -> (file, position)`.
 //!
 //! A slot takes 24 bytes and one of control. A hash table doubles, so that right after growing half of
 //! it is empty; the keys are therefore spread over shards of unequal shares, whose moments of growth

@@ -4,9 +4,11 @@
 //! a collector can tell the orphans of a writer that is gone from the work of the one that runs. A
 //! metadata file is called `<generation>-<uuid>.metadata.json`, because Iceberg's tools parse that name
 //! as `<i32>-<uuid>`; its epoch stands in the first 48 bits of the UUID, which is of version 8 (layout
-//! free) for that reason.
+//! free) for that reason. The UUID in the name of a data or delete file is of version 8 too and is the
+//! digest of its bytes, so that the name alone tells whether the file is whole.
 
 use super::LakeError;
+use tidemill_types::Digest;
 use uuid::Uuid;
 
 /// Names objects of one table of one publication.
@@ -24,12 +26,12 @@ impl Names<'_> {
         format!("{:020}-g{}-{uuid}", self.epoch, self.generation)
     }
 
-    pub fn data(&self, uuid: Uuid) -> String {
-        format!("tables/{}/data/{}.parquet", self.table, self.stem(uuid))
+    pub fn data(&self, body: &[u8]) -> String {
+        format!("tables/{}/data/{}.parquet", self.table, self.stem(content_id(body)))
     }
 
-    pub fn deletes(&self, uuid: Uuid) -> String {
-        format!("tables/{}/data/{}-deletes.parquet", self.table, self.stem(uuid))
+    pub fn deletes(&self, body: &[u8]) -> String {
+        format!("tables/{}/data/{}{DELETES}", self.table, self.stem(content_id(body)))
     }
 
     pub fn data_manifest(&self, uuid: Uuid) -> String {
@@ -52,6 +54,21 @@ impl Names<'_> {
     }
 }
 
+/// The digest of a file's bytes in the form of a UUID.
+fn content_id(body: &[u8]) -> Uuid {
+    uuid::Builder::from_custom_bytes(Digest::of(body).to_bytes()).into_uuid()
+}
+
+/// Whether a data or delete file holds what its name says; `None` if the name does not say it.
+pub(super) fn is_whole(name: &str, body: &[u8]) -> Option<bool> {
+    let file = name.rsplit('/').next()?;
+    let stem = file.strip_suffix(DELETES).or_else(|| file.strip_suffix(".parquet"))?;
+    let uuid: Uuid = stem.splitn(3, '-').nth(2)?.parse().ok()?;
+    (uuid.get_version_num() == 8).then(|| uuid == content_id(body))
+}
+
+/// How the names of delete files end.
+const DELETES: &str = "-deletes.parquet";
 /// How the names of metadata files end.
 const METADATA: &str = ".metadata.json";
 /// Bytes of an epoch in a metadata file's UUID.
@@ -111,8 +128,8 @@ mod tests {
         let names = Names { table: "raw.calls", epoch: 7, generation: 3 };
         let id = Uuid::from_u128(5);
         let all = [
-            names.data(id),
-            names.deletes(id),
+            names.data(b"rows"),
+            names.deletes(b"positions"),
             names.data_manifest(id),
             names.delete_manifest(id),
             names.manifest_list(id),
@@ -124,6 +141,16 @@ mod tests {
         assert_eq!(generation_of("segments/x"), None);
         let older = format!("tables/raw.calls/metadata/00003-{}.metadata.json", Uuid::from_u128(5));
         assert_eq!((generation_of(&older), epoch_of(&older)), (Some(3), None));
+    }
+
+    #[test]
+    fn the_name_of_a_data_file_tells_whether_it_is_whole() {
+        let names = Names { table: "raw.calls", epoch: 7, generation: 3 };
+        for name in [names.data(b"bytes"), names.deletes(b"bytes")] {
+            assert_eq!((is_whole(&name, b"bytes"), is_whole(&name, b"bytez")), (Some(true), Some(false)));
+        }
+        let older = format!("tables/raw.calls/data/{}.parquet", names.stem(Uuid::from_u128(5)));
+        assert_eq!(is_whole(&older, b"bytes"), None);
     }
 
     #[test]

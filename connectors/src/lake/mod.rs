@@ -8,14 +8,14 @@
 //!  a publication + the log's tail ──> Snapshot: all tables at any retained epoch
 //! ```
 //!
-//! [`LakePublisher`] is the writer. It keeps for every table where each published row stands, so that a
-//! retraction becomes the deletion of one position. It is right because of three rules:
+//! [`LakePublisher`] is the writer. It knows the file and position of every row that it has published,
+//! so that a retraction becomes the deletion of one position. It is right because of three rules:
 //!
 //! 1. *Nothing that was written is changed.* Every object has a fresh name; a publication that no root
 //!    names is invisible, and one that failed midway leaves the publisher's memory as it was.
 //! 2. *A fold is a difference.* What a key holds in the lake is what its first retraction names; what it
 //!    shall hold is the last row that came. A change that does not fit is an error, never a guess.
-//! 3. *A publication is whole.* It names all tables as of one epoch, also those that did not change.
+//! 3. *A publication is whole.* It names every table, changed or not, and all at the same epoch.
 //!
 //! [`Snapshot`] is the reader: the newest publication at or before an epoch, changed by the segments
 //! after it. [`verify`] checks that what a root names is there and fits together.

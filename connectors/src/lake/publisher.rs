@@ -4,7 +4,7 @@
 //! anything in memory changes; if the store fails midway, what was written are orphans of this
 //! generation, and the next call begins anew from the same state.
 
-use super::commit::{Commit, Delta};
+use super::commit::{Commit, Delta, metadata_digest};
 use super::compact::compact;
 use super::data_file::BatchBuilder;
 use super::draft::{FileSink, Ids, Making, TableDraft, Uploads};
@@ -447,7 +447,6 @@ impl TableWork<'_> {
         let making = Making {
             schema: self.schema(),
             names: &names,
-            ids: &publisher.ids,
             location: publisher.io.store.location(),
             file_bytes_max: FILE_BYTES.min(publisher.options.memory_bytes_max / 3).max(1 << 20),
         };
@@ -561,6 +560,7 @@ impl TableWork<'_> {
             delta: draft.delta,
         };
         let committed = commit.make()?;
+        let digest = metadata_digest(committed.objects.iter().map(|(_, body)| body));
         for (name, body) in committed.objects {
             uploads.put(name, body)?;
         }
@@ -568,6 +568,7 @@ impl TableWork<'_> {
             metadata_location: address(location, &committed.metadata_name),
             snapshot_id: committed.snapshot_id,
             rows: draft.files.rows(),
+            metadata_digest: Some(digest.to_string()),
         };
         let (metadata, moves, delta) = (committed.metadata, draft.moves, draft.delta);
         Ok(Staged { metadata, published, files: draft.files, moves, delta })

@@ -1,6 +1,6 @@
 //! Texts made again from bodies.
 //!
-//! Every body has an owner for as long as it lives. A body that changed hands during the fold stands in
+//! A live body is always owned by some row. A body that changed hands during the fold stands in
 //! a segment of the fold, in the cache, or in the lake: at the row's own old place, or at the old place
 //! of its partner (the state table's word that became current, or the other way round). An extracted
 //! text is made from the body that its source row carries as of the new epoch, and must have the

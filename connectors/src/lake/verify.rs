@@ -1,18 +1,20 @@
 //! Whether everything that a root names is in the store and fits together.
 
 use super::LakeError;
+use super::commit::metadata_digest;
 use super::files::{DataFile, Stored, load, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::KeyIndex;
-use super::io::Io;
+use super::io::{FileRef, Io};
+use super::layout::is_whole;
 use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
 use std::collections::HashMap;
 use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 
-/// Checks the segments of a root and of those after its publication, and the publication itself: sizes
-/// and digests, metadata, data files and footers, deletions, row counts, and that every key stands once;
-/// then that the tail's changes fit the publication. The problems, each with the object that it is
+/// Checks the segments of a root and of those after its publication, and the publication itself: the size
+/// and digest of every object, footers, deletions, row counts, and that every key stands once; then that
+/// the tail's changes fit the publication. All that the root refers to is read. The problems, each with the object that it is
 /// about; an error only if the store cannot be asked.
 pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
     let io = Io { store: options.store.clone(), handle: options.handle.clone() };
@@ -50,12 +52,55 @@ impl Checking<'_> {
             return None;
         };
         match load(&self.io, &self.root.location, schema, published) {
-            Ok(stored) => self.files(schema, published, &stored),
+            Ok(stored) if self.metadata_is_whole(schema, published, &stored) => {
+                self.files(schema, published, &stored)
+            }
+            Ok(_) => None,
             Err(error) => {
                 self.found(error.to_string());
                 None
             }
         }
+    }
+
+    /// Whether manifests and metadata file have the digest that the root says.
+    fn metadata_is_whole(
+        &mut self,
+        schema: &TableSchema,
+        published: &PublishedTable,
+        stored: &Stored,
+    ) -> bool {
+        let Some(digest) = &published.metadata_digest else { return true };
+        let names = stored.manifests.iter().chain([&stored.name]);
+        let bodies = names.map(|name| self.io.get(name)).collect::<Result<Vec<_>, _>>();
+        match bodies.map(|bodies| metadata_digest(&bodies).to_string()) {
+            Ok(found) if found == *digest => return true,
+            Ok(_) => self.found(format!(
+                "{}: the manifests and metadata of table {} are not what was written; restore them from a copy of the store",
+                stored.name, schema.name
+            )),
+            Err(error) => self.found(error.to_string()),
+        }
+        false
+    }
+
+    /// Whether a data or delete file is there with the bytes that were written.
+    fn is_whole(&mut self, file: &FileRef) -> bool {
+        match self.sizes.get(&file.name).copied() {
+            None => self.found(format!("{} is missing", file.name)),
+            Some(bytes) if bytes != file.bytes => {
+                self.found(format!("{} has {bytes} bytes, its manifest says {}", file.name, file.bytes));
+            }
+            Some(_) => match self.io.get(&file.name) {
+                Ok(body) if is_whole(&file.name, &body) == Some(false) => self.found(format!(
+                    "{} is not what was written: its bytes do not have the digest in its name; restore it from a copy of the store",
+                    file.name
+                )),
+                Ok(_) => return true,
+                Err(error) => self.found(error.to_string()),
+            },
+        }
+        false
     }
 
     fn files(
@@ -65,14 +110,12 @@ impl Checking<'_> {
         stored: &Stored,
     ) -> Option<KeyIndex> {
         let data = stored.files.data.values().map(|file| &file.file);
+        let mut whole = true;
         for file in data.chain(stored.files.deletes.iter().map(|file| &file.file)) {
-            match self.sizes.get(&file.name).copied() {
-                None => self.found(format!("{} is missing", file.name)),
-                Some(bytes) if bytes != file.bytes => {
-                    self.found(format!("{} has {bytes} bytes, its manifest says {}", file.name, file.bytes));
-                }
-                Some(_) => {}
-            }
+            whole &= self.is_whole(file);
+        }
+        if !whole {
+            return None;
         }
         for file in stored.files.data.values() {
             self.data_file(file);

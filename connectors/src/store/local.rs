@@ -228,7 +228,13 @@ impl Disk {
             return StoreError::NotFound { name: name.to_string(), location: self.location.clone() };
         }
         let path = self.root.join(name);
-        StoreError::Failed(format!("cannot {operation} {}: {error}{}", path.display(), advice(error)))
+        let advice = advice(error);
+        let message = format!("cannot {operation} {}: {error}{advice}", path.display());
+        // What a person must mend, and what must first be made under a name that cannot be had.
+        match operation == "write" && (!advice.is_empty() || is_absent(error)) {
+            true => StoreError::Closed(message),
+            false => StoreError::Failed(message),
+        }
     }
 }
 

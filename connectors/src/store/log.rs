@@ -140,7 +140,7 @@ pub async fn epochs(store: &dyn Store) -> Result<Vec<Epoch>, StoreError> {
     Ok(epochs)
 }
 
-/// The log: the contiguous run of epochs that ends at the highest root; `None` in an empty store.
+/// The epochs of the log: from the highest root down to the first gap; `None` in an empty store.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! The lake against a model in memory: random epochs, publications at random moments, a publisher that is
 //! reopened in between, a store that fails midway, and a copy of the store elsewhere.
 //!
-//! With `TIDEMILL_LAKE_DUMP=<folder>` the long run leaves its store there, with the rows that every
+//! With `LAKE_DUMP=<folder>` the long run leaves its store there, with the rows that every
 //! publication must have as `expected.json`, for checks by other readers.
 
 mod world;
@@ -202,7 +202,7 @@ fn every_epoch_reads_as_the_model_says() {
 #[test]
 fn many_small_publications_stay_few_files() {
     let folder = tempfile::tempdir().unwrap();
-    let kept = std::env::var("TIDEMILL_LAKE_DUMP").ok().filter(|folder| !folder.is_empty());
+    let kept = std::env::var("LAKE_DUMP").ok().filter(|folder| !folder.is_empty());
     let address = kept.clone().unwrap_or_else(|| folder.path().join("a store").display().to_string());
     let bench = Bench::new(&address, 77);
     let mut world = run(&bench, 150, true, false);

@@ -8,9 +8,9 @@
 //!
 //! No tree is built. Validation visits every byte once, repeated and ignored fields included, so that
 //! what a [`Json`] borrows can later be walked without any check. The rules are those of RFC 8259,
-//! made strict where it leaves room: unpaired surrogate escapes are refused wherever they stand,
-//! nesting is bounded ([`DEPTH_MAX`]), and of a repeated field the last counts. Numbers keep their
-//! text; a number of any magnitude is valid.
+//! made strict where it leaves room: unpaired surrogate escapes are refused everywhere, nesting is
+//! bounded ([`DEPTH_MAX`]), and a field that is repeated has its last value. A number is kept as it
+//! is spelt, and any magnitude is valid.
 //!
 //! Recursion is bounded by the nesting limit, so hostile input cannot exhaust the stack.
 

@@ -1,4 +1,4 @@
-//! A program's flow run once, over given words: every derived table as it must be.
+//! A program's flow run once, over given words: every source table and derived table as it must be.
 //!
 //! The same flow as in a run, on one worker, in one epoch. `verify` decodes every body of the source
 //! tables again and compares what is stored with what comes of them here.
@@ -15,7 +15,8 @@ use tidemill_types::{Epoch, ModelId, TableSchema, Value};
 /// Batches of words of each stream; see [`crate::source::ErasedDecode::take`].
 pub type WordBatches = Vec<(usize, Box<dyn Any + Send>)>;
 
-/// The rows of each derived table, texts as handles: from words, and from the results that are stored.
+/// The rows of each source table and of each derived table, texts as handles: from words, and from the
+/// results that are stored.
 ///
 /// # Errors
 ///
@@ -46,8 +47,10 @@ pub fn recompute(
             worker.step_or_park(None);
         }
         restored.transpose()?;
-        let derived = wired.tables.iter().filter(|(place, _)| program.is_derived(&schemas[*place].name));
-        Ok(derived.map(|(place, buffer)| (schemas[*place].name.clone(), rows(buffer.take(0)))).collect())
+        let sources: Vec<String> = program.source_tables().into_iter().map(|(table, _)| table).collect();
+        let made = |table: &String| program.is_derived(table) || sources.contains(table);
+        let made = wired.tables.iter().filter(|(place, _)| made(&schemas[*place].name));
+        Ok(made.map(|(place, buffer)| (schemas[*place].name.clone(), rows(buffer.take(0)))).collect())
     })
 }
 

@@ -213,7 +213,7 @@ impl<'s> Builder<'s> {
         self.scope
     }
 
-    /// The models of the store, in order of last activation; the one in force stands last.
+    /// The store's models, sorted by when each last came into force: the one in use is at the end.
     pub fn models(&self) -> Arc<[ModelId]> {
         self.models.clone()
     }
@@ -268,7 +268,7 @@ impl<'s> Builder<'s> {
         let done: Stream<'s, Epoch, Vec<()>> =
             pending.inner.unary::<Tokens, _, _, _>(by_digest, "pending", move |_, _| {
                 move |input, _| {
-                    input.for_each_time(|_, batches| {
+                    input.for_each_stamp(|_, batches| {
                         let mut share = share.borrow_mut();
                         for (request, _, diff) in batches.flat_map(|batch| batch.drain(..)) {
                             share.update(request, diff);
@@ -296,7 +296,7 @@ impl<'s> Builder<'s> {
             Exchange::new(move |(row, _, _): &(R, Epoch, isize)| row_key(&schemas[place], row).low64());
         let token = rows.inner.unary::<Tokens, _, _, _>(by_key, "table", move |_, _| {
             move |input, _| {
-                input.for_each_time(|_, batches| {
+                input.for_each_stamp(|_, batches| {
                     let mut buffer = buffer.borrow_mut();
                     for (row, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
                         buffer.entry(epoch).or_default().push((row, diff));

@@ -6,13 +6,13 @@
 //!                                                  v
 //!                                              ReadBack ──own nonce──> committed
 //!                                                  │ another's ──────> fenced: stop
-//!                                                  └ not there ──────> Put the identical bytes again
+//!                                                  └ not there ──────> Put, the same bytes
 //! ```
 //!
 //! Why it holds. A root's name is made once (conditional create), so of two writers one wins each
-//! epoch. A nonce belongs to one body, and a body, once put, is the only one that this writer ever puts
-//! under that name: so an unclear answer is settled by reading back, and a retry cannot commit twice or
-//! commit something else. A claim is a root like any other with a higher generation: after it the older
+//! epoch. No two bodies share a nonce, and after a body this writer puts no other one under the same
+//! name: so what an unclear answer meant is found out by reading back, and a retry cannot commit twice
+//! or commit something else. A claim is a root like any other with a higher generation: after it the older
 //! writer's next name is taken, by another's nonce. Root `e` is put only after root `e-1` is known to be
 //! there, so the chain has no holes. The claim repeats everything but the generation.
 

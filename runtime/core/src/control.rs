@@ -1,7 +1,7 @@
 //! What workers say to worker 0 and what worker 0 says to all, as a small dataflow of its own.
 //!
 //! Statuses are exchanged to worker 0, commands are broadcast from it. Its times only number the messages
-//! of an input; nothing waits for a frontier. In one process or many it is the same.
+//! of an input; nothing waits for a frontier. Whether the workers share a process makes no difference.
 
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -71,7 +71,7 @@ fn gather<D: 'static>(stream: Stream<'_, u64, Vec<D>>) -> Rc<RefCell<VecDeque<D>
     let into = queue.clone();
     let _ = stream.unary::<Tokens, _, _, _>(Pipeline, "gather", move |_, _| {
         move |input, _| {
-            input.for_each_time(|_, batches| {
+            input.for_each_stamp(|_, batches| {
                 into.borrow_mut().extend(batches.flat_map(|batch| batch.drain(..)));
             });
         }

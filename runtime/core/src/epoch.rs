@@ -1,10 +1,11 @@
 //! When an epoch closes: a sans-IO state machine that worker 0 drives.
 //!
-//! The open epoch closes when it is due, not empty, and fewer than [`IN_FLIGHT_MAX`] commits are under
-//! way. Due: it has been open for the interval, or holds its bytes, or something waits for a commit
-//! whatever the records (a complete publication to be named, new settings, an end). While two commits
-//! are in flight an epoch grows to its byte bound; then the workers stop taking records, and so the
-//! sources pause. Times are microseconds of any monotonic clock.
+//! Three things close the open epoch together: something is in it, it is due, and fewer than
+//! [`IN_FLIGHT_MAX`] commits are under way. Due: it has been open for the interval, or holds its bytes,
+//! or something waits for a commit whatever the records (a complete publication to be named, new
+//! settings, an end). While that many commits are under way, what arrives is added to the open epoch up
+//! to its byte bound; from there on the workers take no records, which stops the sources. Times are
+//! microseconds of any monotonic clock.
 
 use std::collections::BTreeSet;
 use tidemill_types::Epoch;

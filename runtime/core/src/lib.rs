@@ -6,9 +6,9 @@
 //! ```
 //!
 //! What crosses the wall to `operators`, `connectors` and `gpu` are the traits of [`source`],
-//! [`store`], [`model`], [`view`] and [`program`]; siblings never see each other. No I/O happens on a
-//! timely worker thread, and the decisions (when an epoch closes, what a writer may put) are sans-IO
-//! state machines.
+//! [`store`], [`model`], [`view`] and [`program`]; siblings never see each other. Timely's
+//! worker threads do no I/O, and what decides (when an epoch closes, what a writer may put) is a sans-IO
+//! state machine.
 
 pub mod batch;
 pub mod bodies;

@@ -1,7 +1,7 @@
 //! Models: what answers requests.
 //!
-//! A request is one text's work for one model, content-addressed. Its result, an output or a final
-//! failure, is committed once and never computed again while it is there.
+//! A request asks one model about one text and is named by the text's content. What comes of it, an
+//! output or a final failure, is committed once; as long as that stands, the model is not asked again.
 
 use crate::source::SourceError;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! A program: streams, tables, and the flow from one to the other.
 //!
-//! The flow itself is a plain function from collections to collections; a [`Program`] wires it to
+//! The flow itself makes collections out of collections and nothing more; a [`Program`] wires it to
 //! sources, results and tables through a [`Builder`].
 
 use crate::source::{ErasedDecode, StreamSpec};

@@ -118,7 +118,7 @@ impl Seal {
             let mut open = Some(first);
             let mut uploading: BTreeMap<Epoch, Capability<Epoch>> = BTreeMap::new();
             move |(input, frontier), output| {
-                input.for_each_time(|_, _| {});
+                input.for_each_stamp(|_, _| {});
                 let upper = frontier.frontier().first().copied();
                 while let Some(capability) = open.take_if(|c| upper.is_none_or(|upper| *c.time() < upper)) {
                     let epoch = *capability.time();
@@ -208,8 +208,10 @@ pub(crate) fn collect<'s>(reports: Stream<'s, Epoch, Vec<Report>>, into: SharedC
     let _ = reports.unary_frontier::<Tokens, _, _, _>(to_first, "collect", move |_, _| {
         move |(input, frontier), _| {
             let mut collected = into.borrow_mut();
-            input.for_each_time(|time, batches| {
-                let of = collected.reports.entry(*time.time()).or_default();
+            input.for_each_stamp(|stamp, batches| {
+                // A report is sent at one time, so its stamp has that one.
+                let Some(epoch) = stamp.least() else { return };
+                let of = collected.reports.entry(*epoch).or_default();
                 batches.for_each(|batch| of.append(batch));
             });
             collected.upper = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);

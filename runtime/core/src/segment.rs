@@ -1,4 +1,4 @@
-//! Segments: one worker's share of one epoch's changelog as one object.
+//! Segments: what a worker changed in an epoch, all its tables in one object.
 //!
 //! A segment is a sequence of Arrow IPC streams (LZ4 frames inside), one for each table that changed
 //! and one for the bodies that arrived; its [`SegmentRef`](tidemill_types::SegmentRef) holds a byte

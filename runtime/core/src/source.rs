@@ -62,8 +62,8 @@ pub struct Reject {
     pub message: String,
 }
 
-/// A typed row of a source table: the columns that outsiders see, and the facts that were extracted
-/// from the body once, on arrival, and are committed beside it.
+/// A typed row of a source table: the columns that outsiders see, and the facts: what was read out of
+/// the body when it arrived, and is committed beside it.
 pub trait SourceRow:
     Clone + Ord + Hash + Debug + Serialize + DeserializeOwned + Send + Sync + Sized + 'static
 {

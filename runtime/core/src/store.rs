@@ -39,6 +39,10 @@ pub enum StoreError {
     /// An object is there and is not what was written: asking again does not mend it.
     #[error("{0}")]
     Damaged(String),
+    /// The store takes nothing until a person has done something, which the message says: a full disk, a
+    /// file system that is only read, a missing permission. Asking again does not mend it.
+    #[error("{0}")]
+    Closed(String),
     /// Anything else; the message names the operation, the object and the store.
     #[error("{0}")]
     Failed(String),

@@ -1,12 +1,13 @@
 //! Views of the log: the lake and whatever else is made from committed epochs.
 //!
-//! A view tails the log, holds up neither the commit nor its neighbours, and has a position of its own.
+//! A view follows the log at its own pace and knows how far it has come: no commit and no other view
+//! waits for it.
 //! [`Stored`] is the other direction: what a starting worker reads back.
 
 use crate::store::StoreError;
 use tidemill_types::{Digest, Epoch, Published, Root, Value};
 
-/// A view that can stand in a root: all tables as of one epoch.
+/// A view that roots can name: every table is at the same epoch in it.
 pub trait View: Send {
     /// Takes in a committed root; its segments are in the store.
     fn committed(&mut self, root: &Root);

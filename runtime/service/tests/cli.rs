@@ -24,13 +24,119 @@ fn a_wrong_command_line_exits_with_two_and_says_what_is_near() {
         (vec!["show"], "<TABLE>"),
         (vec!["diff", "train.sft", "--from", "1"], "--to"),
         (vec!["config", "--workers", "many"], "whole number"),
-        (vec!["config", "--flywheel-margin", "2"], "margin"),
+        (vec!["config", "--flywheel-margin", "2"], "--flywheel-margin: `flywheel.margin` must be"),
+        (
+            vec!["config", "--flywheel-holdout-tasks", "eval/*"],
+            r#"must be a list of texts such as ["eval/*"]"#,
+        ),
+        (vec!["config", "--flywheel-fields-calz-model", "/m"], "did you mean `calls`?"),
         (vec!["tables"], "--store"),
         (vec!["run", "--store", "memory://x"], "--input"),
     ] {
         let (code, out, err) = ended(&arguments);
         assert_eq!(code, Some(2), "{arguments:?}: {err}");
         assert!(err.starts_with("error: ") && err.contains(said) && out.is_empty(), "{arguments:?}: {err}");
+    }
+}
+
+/// It was prefixed by `error: `, as if the help were one.
+#[test]
+fn without_a_command_the_help_stands_on_standard_error_and_two_is_the_exit_code() {
+    let (code, out, err) = ended(&[]);
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.starts_with("Keeps production logs") && err.contains("Usage: tidemill"), "{err}");
+    assert!(out.is_empty() && !err.contains("error:"), "{err}");
+}
+
+#[test]
+fn an_error_of_a_settings_file_names_its_line_and_what_may_stand_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    for (text, said) in [
+        (
+            "[flywheel.holdout]\nper_10k = -1",
+            "mine.toml:2: `flywheel.holdout.per_10k` must be a whole number from 0 to 10000, not -1",
+        ),
+        (
+            "[flywheel.key]\ncalls = 'valu'",
+            "mine.toml:2: `flywheel.key.calls` must be \"kafka\" or \"value\"",
+        ),
+        (
+            "[flywheel.key]\ncalz = 'value'",
+            "mine.toml:2: `flywheel.key.calz` is not known; did you mean `calls`?",
+        ),
+        ("\n[flywheel.fields.calz]\nid = '/x'", "mine.toml:3: `flywheel.fields.calz` is not known"),
+        (
+            "[flywheel.fields.calls]\nmodel = 'm'",
+            "mine.toml:2: `flywheel.fields.calls.model` must be a JSON pointer",
+        ),
+        (
+            "[flywheel.metrics.relevance]\nlow = 0",
+            "mine.toml:2: `flywheel.metrics.relevance` has a name that is",
+        ),
+        (
+            "[flywheel.metrics.new]\nweight = 1",
+            "mine.toml:2: `flywheel.metrics.new` lacks `low` and `high`; give low, high and",
+        ),
+        ("flywheel = 3", "mine.toml:1: `flywheel` is a section, not a value"),
+        ("[kafka]\nx = 1", "mine.toml:2: unknown setting `kafka.x`; the command `config` lists all"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let (code, _, err) = ended(&["config", "--config", file.to_str().unwrap()]);
+        assert!(code == Some(1) && err.contains(said) && err.lines().count() == 1, "{text}: {err}");
+    }
+}
+
+#[test]
+fn a_size_of_the_programs_settings_is_written_like_any_other_from_every_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    std::fs::write(&file, "[flywheel]\nrecord_bytes_max = '4MiB'\n").unwrap();
+    let by_file = ["config", "--config", file.to_str().unwrap()];
+    let by_flag = ["config", "--flywheel-record-bytes-max", "4MiB"];
+    for (arguments, variable) in [(&by_file[..], None), (&by_flag[..], None), (&["config"][..], Some("4MiB"))]
+    {
+        let mut command = mill(arguments);
+        if let Some(value) = variable {
+            command.env("TIDEMILL_FLYWHEEL__RECORD_BYTES_MAX", value);
+        }
+        let out = String::from_utf8(command.output().unwrap().stdout).unwrap();
+        assert!(out.contains("\nflywheel.record_bytes_max = 4194304 "), "{arguments:?}: {out}");
+    }
+}
+
+/// Such a variable was passed over without a word.
+#[test]
+fn a_variable_that_is_not_unicode_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let odd = std::ffi::OsStr::from_bytes(b"4\xff");
+    let output = mill(&["config"]).env("TIDEMILL_WORKERS", odd).output().unwrap();
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && err.contains("TIDEMILL_WORKERS: its value is not UTF-8"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_file_in_the_place_of_a_folder_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a file");
+    std::fs::write(&file, "").unwrap();
+    let (file, input) = (file.to_str().unwrap(), folder.path().to_str().unwrap());
+    for arguments in [
+        vec!["tables", "--store", file],
+        vec!["run", "--input", file, "--store", "memory://x"],
+        vec!["run", "--input", input, "--store", file, "--until-drained"],
+        vec!["export", "train.sft", "--format", "trl", "--out", file, "--store", "memory://x"],
+        vec!["demo", "--dir", file],
+    ] {
+        let (code, _, err) = ended(&arguments);
+        let said = format!("error: {file} is a file, and a folder is needed: ");
+        assert!(
+            code == Some(1) && err.starts_with(&said) && err.lines().count() == 1,
+            "{arguments:?}: {err}"
+        );
     }
 }
 

@@ -1,6 +1,6 @@
-//! What must hold of a chain of roots, each stated once, as a pure function.
+//! What must hold of a chain of roots: for each rule a function without effects, and no other place.
 //!
-//! Production calls these before it believes a root; tests and the simulator call the same ones.
+//! A writer calls these before it puts a root, and for its claim; tests and the simulator call the same ones.
 
 use crate::{FORMAT, Positions, Root};
 

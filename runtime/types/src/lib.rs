@@ -1,7 +1,7 @@
 //! The nouns that two or more rooms of Tidemill share: digests, texts, schemas, rows, roots.
 //!
 //! Pure: no I/O, no clock, no randomness, no threads. What stands here is what crosses a wall:
-//! a [`Row`] leaves the dataflow as [`Cell`]s, a [`Text`] stands in a row for a long value,
+//! a [`Row`] leaves the dataflow as [`Cell`]s, a [`Text`] is a long value as rows carry it,
 //! a [`Root`] is what one commit wrote, and the predicates of [`invariants`] say when a chain of
 //! roots is right.
 
@@ -24,5 +24,5 @@ pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_dige
 pub use schema::{Column, Kind, TableSchema};
 pub use text::{Origin, Text};
 
-/// The one logical time of the dataflow and the number of a commit; no holes.
+/// A time in the dataflow and the number of its commit in one; none is ever left out.
 pub type Epoch = u64;

@@ -1,7 +1,7 @@
 //! A source partition and its order.
 //!
-//! Kafka partitions compare as numbers, files by the bytes of their names; both stand in one stream's
-//! positions under the text of [`Partition`]'s `Display`.
+//! Kafka's are ordered by number and files by name, bytewise; both stand in one stream's positions under
+//! the text of [`Partition`]'s `Display`.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};

@@ -1,4 +1,4 @@
-//! The durable record of one commit, as it stands in the store: one JSON object, written once.
+//! What a commit is in the store: a single JSON object, put once and never changed.
 //!
 //! `catalog/<epoch, 20 digits>.json`. The fields that outsiders rely on (`format`, `epoch`,
 //! `committed_at`, `generation`, `program`, `positions`, `models`, `published`) keep their names and
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// The format that this code writes, and the only one that it reads.
 pub const FORMAT: u32 = 1;
 
-/// `{stream: {partition: next offset}}`: all records below it are covered.
+/// `{stream: {partition: offset}}`: the first record of each partition that is yet to be read.
 pub type Positions = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// What a source needs besides the offset to go on: `{stream: {partition: its own}}`.
@@ -28,13 +28,13 @@ pub struct Root {
     pub epoch: Epoch,
     /// RFC 3339, UTC.
     pub committed_at: String,
-    /// The writer generation; a higher one fences all lower.
+    /// Which writer put it, by number; from then on every writer with a smaller one is shut out.
     pub generation: u64,
     /// Unique to this body: who reads its own nonce back has committed.
     pub nonce: String,
     /// The absolute address of the store when this was written, without a trailing slash.
     pub location: String,
-    /// Whether this root is a claim: it repeats all else of its predecessor.
+    /// Whether it is a claim: a new writer's number, and beside it what its predecessor holds.
     pub claim: bool,
     /// The program and its settings in force.
     pub program: ProgramId,
@@ -43,11 +43,11 @@ pub struct Root {
     /// What the sources need to go on from there.
     #[serde(default)]
     pub cursors: Cursors,
-    /// In order of last activation; the model in force stands last.
+    /// Sorted by when each last came into force: the model in use is at the end.
     pub models: Vec<ModelId>,
     /// One segment a worker that had changes.
     pub segments: Vec<SegmentRef>,
-    /// The newest publication that was complete when this root was written.
+    /// The last publication that had been finished by the time this root was made; none before the first.
     pub published: Option<Published>,
     /// Objects that readers need no more; deleted after this root is committed.
     #[serde(default)]
@@ -64,11 +64,11 @@ pub struct ProgramId {
     pub name: String,
     /// What its author declares; another version means that the tables are recomputed.
     pub version: String,
-    /// The settings in force, defaults included.
+    /// Every setting with the value that it has, whether given or left at its default.
     pub settings: serde_json::Value,
 }
 
-/// A model and its version; a version covers every parameter that shapes the output.
+/// A model and its version. Whatever can change an output is part of the version.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct ModelId {
     /// The model's name.
@@ -77,7 +77,7 @@ pub struct ModelId {
     pub version: String,
 }
 
-/// One worker's share of one epoch's changelog.
+/// Where a worker's changes of one epoch lie: an object, and byte ranges in it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct SegmentRef {
     /// Relative to the store.
@@ -107,7 +107,7 @@ pub struct SectionRef {
     pub deleted: u64,
 }
 
-/// All tables as of one epoch, as Iceberg snapshots.
+/// A publication: an Iceberg snapshot of each table, all at the same epoch.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Published {
     /// The epoch that the tables are as of.
@@ -125,6 +125,10 @@ pub struct PublishedTable {
     pub snapshot_id: i64,
     /// Live rows.
     pub rows: u64,
+    /// Hex of the 128-bit BLAKE3 digest of manifest list, manifests and metadata file, one after the
+    /// other; older roots lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_digest: Option<String>,
 }
 
 /// The name of an epoch's root, relative to the store.

@@ -1,11 +1,11 @@
 //! A long value as it travels in a row: its digest, its length, and where its bytes come from.
 //!
-//! Two texts are equal when their digests are. A *body* (what a source received) is owned by its row
-//! of the source table and has no origin. A text that `extract` made from a body names that body's
-//! row and the part, so that it can be made again from the row for as long as the row lives.
+//! Two texts are equal when their digests are. A *body* (what a source received) belongs to the
+//! source table's row for it and has no origin. An extracted text names the row whose body it was cut
+//! from, and the part, so that it can be cut out anew while that row is live.
 //!
-//! `Ord` serves arrangements only. Operators that rank (`top_k`, `arg_min`) ask for a trait that
-//! `Text` lacks, so that ranking by a digest does not compile.
+//! `Ord` is there for arrangements: the order of digests means nothing. What `top_k` and `arg_min` rank
+//! by needs a trait of its own, which `Text` has not, so the compiler refuses a digest as a rank.
 
 use crate::Digest;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 //! `demo`: made-up traffic in a folder, the whole program over it, and then what came of it.
 
 use super::engine::{self, Until};
+use super::folders::{no_file, no_file_for_store};
 use super::output::Out;
 use super::run::{Shown, last_words, prepare, start_log};
 use super::tables::schema_of;
@@ -24,6 +25,8 @@ pub fn demo(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let traffic = call.app.demo.clone().ok_or_else(|| Error::Usage("this program has no demo".into()))?;
     let folder = call.matches.get_one::<PathBuf>("dir").cloned().unwrap_or_default();
     let mut resolved = call.resolved()?;
+    no_file(&folder, "name another with --dir DIR")?;
+    resolved.settings.store.url.as_deref().map_or(Ok(()), no_file_for_store)?;
     let (input, store) = fresh(&folder)?;
     resolved.settings.input_dir = Some(input.clone());
     let store = resolved.settings.store.url.get_or_insert(store.display().to_string()).clone();

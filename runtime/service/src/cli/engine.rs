@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tidemill_connectors::lake::Snapshot;
+use tidemill_core::model::Model;
 use tidemill_core::program::Program;
 use tidemill_types::{Epoch, Value};
 
@@ -37,6 +38,8 @@ pub struct RunSettings {
     pub input_dir: PathBuf,
     /// The store's address.
     pub store_url: String,
+    /// What answers requests.
+    pub model: Arc<dyn Model>,
     /// When it ends.
     pub until: Until,
     /// Where it reports.

@@ -7,6 +7,7 @@
 //! and renamed; the manifest comes last, so that one that is there describes files that are whole.
 
 use super::app::Exporter;
+use super::folders::no_file;
 use super::output::Out;
 use super::tables::{by_key, schema_of};
 use super::{Call, Line, Tables};
@@ -27,9 +28,10 @@ pub fn export(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let exporters = call.app.hooks.exports();
     let exporter = exporters.iter().find(|e| e.table() == table && e.format() == format);
     let exporter = exporter.ok_or_else(|| Error::Usage(format!("{table} cannot be exported as {format}")))?;
+    let folder = call.matches.get_one::<PathBuf>("out").cloned().unwrap_or_default();
+    no_file(&folder, "name one to write into with --out DIR")?;
     let reader = call.reader()?;
     let tables = call.tables(&reader)?;
-    let folder = call.matches.get_one::<PathBuf>("out").cloned().unwrap_or_default();
     let files = write(&tables, exporter.as_ref(), &tables.root.program, &folder)?;
     for file in files {
         out.line(&file.display().to_string())?;
@@ -68,7 +70,10 @@ fn witnesses_first(lines: Vec<Line>) -> Vec<String> {
 }
 
 fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
-    move |e| Error::failed(format!("cannot write {}: {e}", path.display()))
+    move |e| {
+        let advice = "make room, or name with --out a folder that you may write to";
+        Error::failed(format!("cannot write {}: {e}; {advice}", path.display()))
+    }
 }
 
 /// Writes a file under another name, then gives it its own.

@@ -17,6 +17,7 @@ mod demo;
 mod diff;
 mod engine;
 mod export;
+mod folders;
 mod lines;
 mod log;
 mod output;
@@ -39,18 +40,19 @@ pub use tables::by_key;
 
 use crate::Error;
 use clap::ArgMatches;
+use clap::error::ErrorKind;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+
+/// The exit code of a wrong command line.
+const USAGE: u8 = 2;
 
 /// Runs the command that the process was started with.
 pub fn main(app: App) -> ExitCode {
     panic::install();
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    let environment = std::env::vars_os();
-    let environment =
-        environment.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let environment: Vec<(String, String)> = environment.collect();
+    let environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let ended =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| execute(&app, arguments, environment)));
     let ended = ended.unwrap_or_else(|_| {
@@ -61,12 +63,13 @@ pub fn main(app: App) -> ExitCode {
     exit_code(ended)
 }
 
-fn exit_code(ended: Result<(), Error>) -> ExitCode {
+fn exit_code(ended: Result<u8, Error>) -> ExitCode {
     let (code, message) = match ended {
-        Ok(()) | Err(Error::OutputClosed) => (0, None),
+        Ok(code) => (code, None),
+        Err(Error::OutputClosed) => (0, None),
         Err(Error::Amiss) => (1, None),
         Err(Error::Failed(message)) => (1, Some(message)),
-        Err(Error::Usage(message)) => (2, Some(message)),
+        Err(Error::Usage(message)) => (USAGE, Some(message)),
     };
     if let Some(message) = message {
         // Nobody is left to tell when standard error is closed too.
@@ -75,7 +78,7 @@ fn exit_code(ended: Result<(), Error>) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(String, String)>) -> Result<(), Error> {
+fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(OsString, OsString)>) -> Result<u8, Error> {
     let matches = match args::command(app, &arguments).try_get_matches_from(&arguments) {
         Ok(matches) => matches,
         Err(error) => return clap_ended(&error),
@@ -85,7 +88,7 @@ fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(String, String
     let call = Call { app, matches, environment };
     let mut out = Out::stdout();
     let ended = match name {
-        "run" => run::run(&call, &mut out),
+        "run" => call.no_file_for_folders().and_then(|()| run::run(&call, &mut out)),
         "demo" => demo::demo(&call, &mut out),
         "config" => run::config(&call, &mut out),
         "check" => check::check(&call, &mut out),
@@ -98,24 +101,32 @@ fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(String, String
         "export" => export::export(&call, &mut out),
         other => Err(Error::Usage(format!("unknown command {other}; see --help"))),
     };
-    ended.and_then(|()| out.flush())
+    ended.and_then(|()| out.flush()).map(|()| 0)
 }
 
-/// Help and versions are no failure; a wrong command line exits with 2 and clap's own words.
-fn clap_ended(error: &clap::Error) -> Result<(), Error> {
+/// Help and versions are no failure; a wrong command line exits with 2 and clap's own words. Without any
+/// words of the user there is no error to tell: the help alone stands on standard error.
+fn clap_ended(error: &clap::Error) -> Result<u8, Error> {
+    let text = error.render().to_string();
+    let text = text.trim_end();
     if error.exit_code() == 0 {
         let mut out = Out::stdout();
-        out.line(error.render().to_string().trim_end())?;
-        return out.flush();
+        out.line(text)?;
+        return out.flush().map(|()| 0);
     }
-    Err(Error::Usage(error.render().to_string().trim_end().to_string()))
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nobody is left to help when standard error is closed.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        return Ok(USAGE);
+    }
+    Err(Error::Usage(text.to_string()))
 }
 
 /// One call of a command.
 pub struct Call<'a> {
     app: &'a App,
     matches: &'a ArgMatches,
-    environment: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
 }
 
 impl Call<'_> {
@@ -148,7 +159,18 @@ impl Call<'_> {
     fn reader(&self) -> Result<StoreReader, Error> {
         let settings = self.resolved()?.settings;
         let missing = || Error::Usage("no store: give its address with --store URL".into());
-        StoreReader::open(self.app, &settings.store.url.ok_or_else(missing)?)
+        let store = settings.store.url.ok_or_else(missing)?;
+        folders::no_file_for_store(&store)?;
+        StoreReader::open(self.app, &store)
+    }
+
+    /// Refuses files where a run needs folders: its input and its store.
+    fn no_file_for_folders(&self) -> Result<(), Error> {
+        let settings = self.resolved()?.settings;
+        if let Some(input) = &settings.input_dir {
+            folders::no_file(input, "give the one that the input stands in with --input DIR")?;
+        }
+        settings.store.url.as_deref().map_or(Ok(()), folders::no_file_for_store)
     }
 
     /// The tables at `--at`, or at the newest commit.

@@ -263,7 +263,8 @@ impl StoreTables {
         let found = self.snapshot.metadata_location(table)?;
         let none = || {
             Error::failed(format!(
-                "epoch {} names no publication yet; wait for lake.interval",
+                "epoch {} came before the first publication; read it with `show`, or take a later one (one comes \
+                 every lake.interval)",
                 self.root.epoch
             ))
         };

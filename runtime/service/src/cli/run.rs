@@ -7,6 +7,7 @@ use super::{App, Call, StoreReader, Tables};
 use crate::Error;
 use crate::config::{Origin, Resolved};
 use serde_json::Value as Json;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Program;
@@ -49,7 +50,11 @@ impl Shown {
 /// Logs on standard error from here on.
 pub fn start_log(level: &str) {
     let level = level.parse().unwrap_or(tracing::Level::WARN);
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .finish();
     // A second subscriber is refused; the first stays, and nothing is lost.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
@@ -67,7 +72,8 @@ pub fn prepare(resolved: &Resolved, until: Until, progress: ProgressSink) -> Res
         let folder: PathBuf = input_dir;
         return Err(Error::failed(format!("the input folder {} does not exist", folder.display())));
     }
-    Ok(RunSettings { settings, input_dir, store_url, until, progress })
+    let model = crate::run::model(&settings.model)?;
+    Ok(RunSettings { settings, input_dir, store_url, model, until, progress })
 }
 
 /// `run`

@@ -3,16 +3,23 @@
 use super::output::{Format, Out, human_bytes, json_string};
 use super::{Call, Tables};
 use crate::Error;
+use crate::config::nearest;
 use std::cmp::Ordering;
 use tidemill_types::{TableSchema, Value};
 
-/// The schema of a table; an unknown name is told the nearest known one.
+/// The schema of a table; an unknown name is told the known one that is near, else all that people read.
 pub fn schema_of<'a>(tables: &'a dyn Tables, name: &str) -> Result<&'a TableSchema, Error> {
     let found = tables.schemas().iter().find(|schema| schema.name == name);
     found.ok_or_else(|| {
-        let names = tables.schemas().iter().map(|schema| schema.name.as_str());
-        let nearest = names.min_by_key(|known| strsim::damerau_levenshtein(known, name)).unwrap_or("?");
-        Error::failed(format!("there is no table {name}; did you mean {nearest}? (`tables` lists them all)"))
+        let names: Vec<&str> = tables.schemas().iter().map(|schema| schema.name.as_str()).collect();
+        let hint = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("did you mean {near}? (`tables` lists them all)"),
+            None => {
+                let shown = names.into_iter().filter(|name| !name.starts_with("_state."));
+                format!("there are {}", shown.collect::<Vec<_>>().join(", "))
+            }
+        };
+        Error::failed(format!("there is no table {name}; {hint}"))
     })
 }
 
@@ -153,5 +160,13 @@ pub mod tests {
     fn an_unknown_table_is_told_the_nearest() {
         let error = schema_of(&numbers(), "t.nubmers").unwrap_err().to_string();
         assert!(error.contains("did you mean t.numbers?"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_table_that_none_is_near_to_is_told_all() {
+        let mut tables = numbers();
+        tables.0.push(TableSchema::new("_state.t", [("name*", Kind::String)]));
+        let error = schema_of(&tables, "nope").unwrap_err().to_string();
+        assert_eq!(error, "there is no table nope; there are t.numbers");
     }
 }

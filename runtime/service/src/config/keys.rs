@@ -4,6 +4,7 @@
 //! of them can know a setting that another does not. A program adds its own keys under one section;
 //! the library checks their names only and hands the subtree to the program.
 
+use super::near::alike;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
@@ -279,20 +280,51 @@ impl<'a> Known<'a> {
         spelt.map(|known| known[path.len()].clone()).chain(shortest).collect()
     }
 
-    /// The known key whose name is nearest to a path's.
-    pub fn nearest(&self, path: &[String]) -> String {
-        let fill = |pattern: Path| {
-            let at = |(place, segment): (usize, String)| match (segment.as_str(), path.get(place)) {
-                ("*", Some(given)) => given.clone(),
-                ("*", None) => "NAME".to_string(),
-                _ => segment,
-            };
-            dotted(&pattern.into_iter().enumerate().map(at).collect::<Vec<_>>())
-        };
-        let given = dotted(path);
-        let known = self.library().chain(self.patterns()).map(fill);
-        known.min_by_key(|name| strsim::damerau_levenshtein(name, &given)).unwrap_or_default()
+    /// The known setting whose name is nearest to a path's, if one is near.
+    pub fn nearest(&self, path: &[String]) -> Option<String> {
+        nearest_of(path, self.library().chain(self.patterns()))
     }
+
+    /// The table of settings whose name is nearest to a path's, if one is near.
+    pub fn nearest_table(&self, path: &[String]) -> Option<String> {
+        let begins = |pattern: Path| (1..pattern.len()).map(move |length| pattern[..length].to_vec());
+        nearest_of(path, self.library().chain(self.patterns()).flat_map(begins))
+    }
+
+    /// The first setting of a table.
+    pub fn first_below(&self, path: &[String]) -> Option<String> {
+        let mut all = self.library().chain(self.patterns());
+        let first = all.find(|p| p.len() > path.len() && matches(&p[..path.len()], path));
+        first.map(|pattern| filled_from(&pattern, path))
+    }
+}
+
+/// The name of a pattern with its `*` filled from a path.
+fn filled_from(pattern: &[String], path: &[String]) -> String {
+    let at = |(place, segment): (usize, &String)| match (segment.as_str(), path.get(place)) {
+        ("*", Some(given)) => given.clone(),
+        ("*", None) => "NAME".to_string(),
+        (fixed, _) => fixed.to_string(),
+    };
+    dotted(&pattern.iter().enumerate().map(at).collect::<Vec<_>>())
+}
+
+fn nearest_of(path: &[String], patterns: impl Iterator<Item = Path>) -> Option<String> {
+    let given = dotted(path);
+    let near = patterns.filter(|pattern| may_mean(path, pattern)).map(|pattern| filled_from(&pattern, path));
+    near.min_by_key(|name| strsim::damerau_levenshtein(name, &given))
+}
+
+/// Whether a path may be a mistyped form of a pattern. Tables that both begin with make no two settings
+/// alike, nor do names that people choose: what is left must be.
+fn may_mean(path: &[String], pattern: &[String]) -> bool {
+    let shared = pattern.iter().zip(path).take_while(|(p, s)| *p == "*" || p == s).count();
+    let fixed = |place: &usize| pattern.get(*place).is_none_or(|segment| segment != "*");
+    let left = |segments: &[String]| {
+        let places = (shared..segments.len()).filter(fixed);
+        places.map(|place| segments[place].as_str()).collect::<Vec<_>>().join(".")
+    };
+    alike(&left(path), &left(pattern))
 }
 
 fn matches(pattern: &[String], path: &[String]) -> bool {

@@ -4,11 +4,14 @@
 use super::ConfigError;
 use super::keys::{Kind, Known, Path, dotted, folded};
 use serde_json::{Map, Number, Value};
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf};
 use toml::de::{DeTable, DeValue};
 
 /// Begins the name of every environment variable that is a setting.
 pub const ENV_PREFIX: &str = "TIDEMILL_";
+
+/// What to do where no known name is near.
+const ALL_KNOWN: &str = "the command `config` lists all that there are";
 
 /// Whence a value is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,15 +119,19 @@ fn known_or_error(known: &Known<'_>, path: &[String], origin: &Origin) -> Result
     if known.holds(path) {
         return Ok(());
     }
-    let message = match known.is_table(path) {
-        true => format!(
-            "`{}` is a group of settings, not one; the nearest is `{}`",
-            dotted(path),
-            known.nearest(path)
-        ),
-        false => format!("unknown setting `{}`; did you mean `{}`?", dotted(path), known.nearest(path)),
+    let name = dotted(path);
+    if known.is_table(path) {
+        let such = known.first_below(path).map_or(String::new(), |first| format!(", such as `{first}`"));
+        let message =
+            format!("`{name}` is a section, not a value: write its settings below `[{name}]`{such}");
+        return Err(ConfigError::new(origin, message));
+    }
+    let hint = match (known.nearest(path), known.nearest_table(path)) {
+        (Some(near), _) => format!("did you mean `{near}`?"),
+        (None, Some(near)) => format!("did you mean the section `[{near}]`?"),
+        (None, None) => ALL_KNOWN.to_string(),
     };
-    Err(ConfigError::new(origin, message))
+    Err(ConfigError::new(origin, format!("unknown setting `{name}`; {hint}")))
 }
 
 /// The layer of a settings file.
@@ -167,23 +174,38 @@ fn from_text(path: &[String], text: &str) -> Value {
 /// The layer of environment variables; those without [`ENV_PREFIX`] are not looked at.
 pub fn from_env(
     known: &Known<'_>,
-    variables: impl IntoIterator<Item = (String, String)>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Layer, ConfigError> {
     let mut layer = Layer::new();
     for (name, text) in variables {
+        let name = name.to_string_lossy();
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
         let segments: Path = rest.split("__").map(str::to_lowercase).collect();
         let path = known.unfold(&folded(&segments.join("."))).filter(|path| path.len() == segments.len());
-        let origin = Origin::Env(name.clone());
+        let origin = Origin::Env(name.to_string());
         let Some(path) = path else {
-            let nearest = known.nearest(&segments).replace('.', "__").to_uppercase();
-            let message =
-                format!("unknown setting; did you mean {ENV_PREFIX}{nearest}? (unset it otherwise)");
+            return Err(ConfigError::new(&origin, unknown_variable(known, &segments)));
+        };
+        let Some(text) = text.to_str() else {
+            let message = "its value is not UTF-8 text; set it anew or unset it".to_string();
             return Err(ConfigError::new(&origin, message));
         };
-        layer.insert(path.clone(), Entry { value: from_text(&path, &text), origin });
+        layer.insert(path.clone(), Entry { value: from_text(&path, text), origin });
     }
     Ok(layer)
+}
+
+/// What to say of a variable that is no setting, and what to do.
+fn unknown_variable(known: &Known<'_>, segments: &[String]) -> String {
+    let variable = |name: String| format!("{ENV_PREFIX}{}", name.replace('.', "__").to_uppercase());
+    if let Some(first) = known.first_below(segments) {
+        let such = variable(first);
+        return format!("this is a section, not a setting; set one of its settings, such as {such}");
+    }
+    match known.nearest(segments) {
+        Some(near) => format!("unknown setting; did you mean {}? (unset it otherwise)", variable(near)),
+        None => format!("unknown setting; unset it ({ALL_KNOWN})"),
+    }
 }
 
 /// The layer of flags, given as `(name without dashes, value)`.
@@ -192,8 +214,10 @@ pub fn from_flags(known: &Known<'_>, flags: &[(String, String)]) -> Result<Layer
     for (name, text) in flags {
         let origin = Origin::Flag(format!("--{name}"));
         let Some(path) = known.unfold(&folded(name)) else {
-            let nearest = super::keys::flag(&known.nearest(&[name.replace('-', ".")]));
-            return Err(ConfigError::new(&origin, format!("unknown flag; did you mean --{nearest}?")));
+            let near = known.nearest(&[name.replace('-', ".")]);
+            let hint = near.map(|near| format!("did you mean --{}?", super::keys::flag(&near)));
+            let hint = hint.unwrap_or_else(|| ALL_KNOWN.to_string());
+            return Err(ConfigError::new(&origin, format!("unknown flag; {hint}")));
         };
         layer.insert(path.clone(), Entry { value: from_text(&path, text), origin });
     }

@@ -5,13 +5,14 @@
 //! ```
 //!
 //! Key `a.b_c` has one name in each place, derived by one rule. A name that is not known is an error
-//! that says where it stands and which known name is nearest: a mistyped setting never passes for a
+//! that says where it stands and which known name is near: a mistyped setting never passes for a
 //! default. Every value is checked before anything is opened. The program's settings stand in a section
 //! of its own; the library checks their names against the program's list and leaves their meaning to it.
 //! Nothing below this module reads a file or the environment for settings.
 
 mod keys;
 mod layers;
+mod near;
 mod settings;
 mod values;
 
@@ -19,6 +20,7 @@ pub use keys::{
     CheckSettings, KEYS, Key, Kind, Known, Path, ProgramKey, ProgramSettings, dotted, flag, folded,
 };
 pub use layers::{ENV_PREFIX, Entry, Layer, Origin};
+pub use near::nearest;
 pub use settings::{
     EpochSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved, Settings,
     Sources, StoreSettings, address_is_local, resolve,

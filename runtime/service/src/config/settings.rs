@@ -5,7 +5,7 @@ use super::keys::{Fallback, KEYS, Key, Known, Path, ProgramSettings, dotted};
 use super::layers::{Entry, Layer, Origin, from_env, from_file, from_flags};
 use super::values::{Checked, check, parse_duration};
 use serde_json::{Map, Value};
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 /// Everything that a run needs to know.
 #[derive(Clone, PartialEq, Debug)]
@@ -116,7 +116,7 @@ pub struct Sources {
     /// The settings file, where one is named.
     pub file: Option<PathBuf>,
     /// The environment; only names with the prefix are looked at.
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(OsString, OsString)>,
     /// Flags as `(name without dashes, value)`.
     pub flags: Vec<(String, String)>,
     /// The machine's cores.
@@ -311,15 +311,41 @@ fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The origin of the program's setting that an error message speaks of, if one is named.
+/// The origin of the program's setting that an error message speaks of, if one is named: by its whole
+/// name, else by that within the section, else by its last part. A message may name a table of which only
+/// some settings are given, or a part of a value; so what counts is the longest beginning of a given
+/// setting that is named, and of the settings below that the strongest, which had the last word.
 fn blamed<'a>(layer: &'a Layer, section: &str, message: &str) -> &'a Origin {
-    let named = layer.iter().filter(|(path, _)| path.first().is_some_and(|s| s == section));
-    let named = named.filter(|(path, _)| {
-        message.contains(&path[1..].join(".")) || message.contains(&path[path.len() - 1])
-    });
-    named
-        .max_by_key(|(path, _)| (message.contains(&path[1..].join(".")), path.len()))
-        .map_or(&Origin::Default, |(_, e)| &e.origin)
+    let own = layer.iter().filter(|(path, _)| path.first().is_some_and(|first| first == section));
+    let own: Vec<(&[String], &Origin)> = own.map(|(path, entry)| (path.as_slice(), &entry.origin)).collect();
+    let beginnings = || own.iter().flat_map(|(path, _)| (2..=path.len()).map(move |length| &path[..length]));
+    let length = |path: &&[String]| path.iter().map(String::len).sum::<usize>();
+    let named = |skip: usize| beginnings().filter(|path| names(message, &path[skip..])).max_by_key(length);
+    let last = || own.iter().map(|(path, _)| *path).find(|path| names(message, &path[path.len() - 1..]));
+    let Some(named) = named(0).or_else(|| named(1)).or_else(last) else { return &Origin::Default };
+    let below = own.iter().filter(|(path, _)| path.starts_with(named)).map(|(_, origin)| *origin);
+    below.max_by_key(|origin| strength(origin)).unwrap_or(&Origin::Default)
+}
+
+/// Whether a message names a setting, as whole words.
+fn names(message: &str, path: &[String]) -> bool {
+    let part = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let whole = |(at, name): (usize, &str)| {
+        let before = message[..at].chars().next_back();
+        let behind = message[at + name.len()..].chars().next();
+        !before.is_some_and(|c| part(c) || c == '.') && !behind.is_some_and(part)
+    };
+    [path.join("."), dotted(path)].iter().any(|name| message.match_indices(name.as_str()).any(whole))
+}
+
+/// The order of layers, and of lines in a file.
+fn strength(origin: &Origin) -> (u8, usize) {
+    match origin {
+        Origin::Default => (0, 0),
+        Origin::File { line, .. } => (1, *line),
+        Origin::Env(_) => (2, 0),
+        Origin::Flag(_) => (3, 0),
+    }
 }
 
 /// Reads all layers and checks every value.

@@ -19,6 +19,15 @@ fn program() -> ProgramSettings {
                 _ => full[name] = value.clone(),
             }
         }
+        if !full["models"].is_array() {
+            return Err("`wheel.models` must be a list".to_string());
+        }
+        if !full["holdout"]["per_10k"].is_u64() {
+            return Err("per_10k must be a number".to_string());
+        }
+        if full["metrics"].get("judge:x").is_some() {
+            return Err("`wheel.metrics.judge:x` is reserved".to_string());
+        }
         match full["quality_min"].as_f64() {
             Some(q) if (0.0..=1.0).contains(&q) => Ok(full),
             _ => Err("quality_min must lie in [0, 1]".to_string()),
@@ -100,9 +109,39 @@ fn an_unknown_key_of_the_file_names_its_line_and_the_nearest_known_one() {
     let error = Case::new("[wheel.metrics.mine]\nwieght = 2").error();
     assert!(error.message.contains("did you mean `wheel.metrics.mine.weight`?"), "{error}");
     let error = Case::new("[epcoh]").error();
-    assert!(error.message.contains("unknown setting `epcoh`"), "{error}");
-    let error = Case::new("epoch = 3").error();
-    assert!(error.message.contains("is a group of settings"), "{error}");
+    assert!(
+        error.message.contains("unknown setting `epcoh`; did you mean the section `[epoch]`?"),
+        "{error}"
+    );
+}
+
+/// `wheel = 3` was told that the nearest setting is `log.level`, and `[kafka]` that it may mean `workers`.
+#[test]
+fn a_name_that_nothing_is_near_to_is_told_where_all_stand() {
+    for file in ["[kafka]\nx = 1", "nope = 1", "[wheel]\nkafka = 1", "[wheel.foo]\nbar = 1", "[epoch]\nx = 1"]
+    {
+        let error = Case::new(file).error();
+        let all = error.message.contains("the command `config` lists all that there are");
+        assert!(all && !error.message.contains("did you mean"), "{error}");
+    }
+    let error = Case::new("").env("TIDEMILL_KAFKA", "1").error();
+    assert!(error.message.contains("unset it") && !error.message.contains("did you mean"), "{error}");
+}
+
+#[test]
+fn a_section_that_is_given_a_value_is_told_what_stands_below_it() {
+    for (file, said) in [
+        ("epoch = 3", "mill.toml:1: `epoch` is a section, not a value: write its settings below `[epoch]`"),
+        ("wheel = 3", "below `[wheel]`, such as `wheel.quality_min`"),
+        ("[wheel]\nholdout = 3", "mill.toml:2: `wheel.holdout` is a section"),
+        ("[wheel.fields]\ncalls = 3", "such as `wheel.fields.calls.NAME`"),
+        ("[[wheel]]\nmodels = []", "`wheel` is a section"),
+    ] {
+        let error = Case::new(file).error();
+        assert!(error.message.contains(said), "{error}");
+    }
+    let error = Case::new("").env("TIDEMILL_WHEEL", "3").error();
+    assert!(error.message.contains("such as TIDEMILL_WHEEL__QUALITY_MIN"), "{error}");
 }
 
 #[test]
@@ -111,6 +150,66 @@ fn an_unknown_variable_names_the_nearest_known_one() {
     assert!(error.message.contains("environment variable TIDEMILL_LAKE_INTERVAL"), "{error}");
     assert!(error.message.contains("did you mean TIDEMILL_LAKE__INTERVAL?"), "{error}");
     Case::new("").env("PATH", "/bin").ok();
+}
+
+/// Such a variable was passed over without a word.
+#[test]
+fn a_variable_that_is_not_unicode_is_an_error_that_names_it() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = OsString::from_vec(vec![b'4', 0xff]);
+    let mut case = Case::new("");
+    case.sources.environment.push(("TIDEMILL_WORKERS".into(), odd.clone()));
+    let error = case.error();
+    assert!(
+        error.message.contains("environment variable TIDEMILL_WORKERS: its value is not UTF-8"),
+        "{error}"
+    );
+    let mut case = Case::new("");
+    case.sources.environment.push(("PATH".into(), odd));
+    case.ok();
+}
+
+/// Errors of the program's settings named no place where the message spoke of a table around the setting,
+/// and so counted as no usage error where a flag was to blame.
+#[test]
+fn the_programs_errors_name_the_place_of_the_setting_that_they_speak_of() {
+    let error = Case::new("[wheel]\nquality_min = 0.5\n[wheel.holdout]\nper_10k = -1").error();
+    assert!(error.message.contains("mill.toml:4: per_10k must"), "{error}");
+    let error = Case::new("[wheel]\nmodels = 1").env("TIDEMILL_WHEEL__QUALITY_MIN", "0.5").error();
+    assert!(error.message.contains("mill.toml:2: `wheel.models` must"), "{error}");
+    let error = Case::new("").env("TIDEMILL_WHEEL__MODELS", "a*").error();
+    assert!(error.message.starts_with("environment variable TIDEMILL_WHEEL__MODELS: "), "{error}");
+    let error = Case::new("").flag("wheel-models", "a*").error();
+    assert!(error.usage && error.message.starts_with("--wheel-models: "), "{error}");
+    let file = "[wheel.metrics]\n'judge:x' = {weight = 1}\njudge = {weight = 1}\nx = {weight = 1}";
+    let error = Case::new(file).error();
+    assert!(error.message.contains("mill.toml:2: `wheel.metrics.judge:x` is reserved"), "{error}");
+}
+
+#[test]
+fn of_several_settings_below_the_one_that_is_named_the_strongest_is_blamed() {
+    let entry = |origin: Origin| Entry { value: Value::Null, origin };
+    let line = |line: usize| Origin::File { path: "mill.toml".into(), line };
+    let path = |name: &str| name.split('.').map(str::to_string).collect::<Path>();
+    let layer: Layer = [
+        ("wheel.metrics.new.low", line(7)),
+        ("wheel.metrics.new.high", Origin::Env("HIGH".into())),
+        ("wheel.metrics.newer.low", Origin::Flag("--newer".into())),
+        ("wheel.models", line(2)),
+    ]
+    .map(|(name, origin)| (path(name), entry(origin)))
+    .into();
+    for (message, whence) in [
+        ("`wheel.metrics.new` must have low below high", "env HIGH"),
+        ("`wheel.metrics.new.low` must be a number", "mill.toml:7"),
+        ("`wheel.metrics` are too many", "flag --newer"),
+        ("`wheel.models.0` must be a text", "mill.toml:2"),
+        ("models: not a list", "mill.toml:2"),
+        ("the models' names; remodels", "mill.toml:2"),
+        ("remodels and wheel.models_more are something else", "default"),
+    ] {
+        assert_eq!(blamed(&layer, "wheel", message).to_string(), whence, "{message}");
+    }
 }
 
 #[test]

@@ -279,9 +279,9 @@ pub struct CallParts<'a> {
 /// The two texts of a sample that a model sees; borrowed from the conversation where they can be.
 #[derive(Clone, Debug, Default)]
 pub struct Exchange<'c> {
-    /// The last non-empty content of a user before the answer.
+    /// What a user said last before the answer; empty contents are passed over.
     pub user: Option<Cow<'c, str>>,
-    /// The last non-empty content of an assistant.
+    /// What an assistant said last; empty contents are passed over.
     pub answer: Option<Cow<'c, str>>,
 }
 
@@ -342,12 +342,12 @@ impl<'a> Conversation<'a> {
         &self.messages
     }
 
-    /// The messages before the first of an assistant.
+    /// All that comes before an assistant's first message.
     pub fn opening(&self) -> &[Message<'a>] {
         &self.messages[..self.opening]
     }
 
-    /// What is given: of a call all messages but the last, of a trajectory its opening.
+    /// What is given: a call's messages without the last one, a trajectory's opening.
     pub fn prompt(&self) -> &[Message<'a>] {
         &self.messages[..self.prompt]
     }

@@ -13,7 +13,7 @@ use tidemill_types::{Cell, Digest, Kind, RowError, ValueReader};
 /// A text that a model may be asked about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct TextFact {
-    /// BLAKE3-256 of its UTF-8 bytes.
+    /// Its BLAKE3-256 hash, which is its name as a request.
     pub digest: [u8; 32],
     /// Its length in bytes.
     pub len: u32,
@@ -84,8 +84,8 @@ fn bucket<'a>(texts: impl IntoIterator<Item = std::borrow::Cow<'a, str>>) -> u16
 }
 
 impl SampleFacts {
-    /// The facts of a conversation. `task` decides the hold-out bucket where the opening has no
-    /// message; `canonical` is memory to work in.
+    /// The facts of a conversation. `task` decides the hold-out bucket when the opening is
+    /// empty; `canonical` is memory to work in.
     pub fn of(
         conversation: &Conversation<'_>,
         tools: Option<Json<'_>>,

@@ -11,7 +11,7 @@
 //!       └─> pending <── texts of samples
 //! ```
 //!
-//! A plain function of collections: no sources, no stores, no models, so that a test can call it. Every
+//! It takes and gives collections alone and knows no source, store or model; so tests may call it. Every
 //! sum is of integers (millionths), so no order of arrival shows in a result. Keys that travel are
 //! digests of ids; ids are attached again through the subject that a row refers to.
 
@@ -171,7 +171,7 @@ fn of_call(row: &CallRow) -> (Digest, Option<Arc<Subject>>) {
     (key_of(&id), subject.map(Arc::new))
 }
 
-/// What copies have in common; of a subject that is not text-only, itself.
+/// What copies have in common; a subject with more than text in it has this to itself.
 fn group_of(subject: &Subject) -> Digest {
     if !subject.facts.text_only {
         return Digest::of_parts([b"own".as_slice(), subject.id.as_bytes()]);
@@ -301,8 +301,8 @@ fn quality<'s>(
     aggregate(scored.concat(reported), move |parts| weighted_mean(parts, &settings))
 }
 
-/// Parts come ascending: metrics by the bytes of their names, of each metric the most trusted judges
-/// first, the reported reward last.
+/// Parts come ascending: metrics bytewise by name, within one its judges from the most trusted down, the
+/// reported reward last.
 fn weighted_mean(parts: &[SubSum<Part>], settings: &FlywheelSettings) -> Option<i64> {
     let (mut sum, mut weights, mut last) = (0.0, 0.0, None);
     for part in parts {

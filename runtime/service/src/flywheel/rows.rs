@@ -1,8 +1,8 @@
 //! The typed rows of the three source tables.
 //!
-//! A row holds the columns that outsiders see, the body by reference, and the facts that were
-//! extracted from the body. Strings are shared: those that repeat (models, tasks, metrics) are one
-//! allocation among all rows that a decoder made while it remembered them.
+//! A row holds the columns that outsiders see, the body by reference, and the facts, which
+//! were read out of the body. Strings are shared: a name that many rows hold (of a model, a task, a metric)
+//! is one allocation among all rows that a decoder made while it remembered it.
 
 use super::facts::{self, SampleFacts};
 use serde::{Deserialize, Serialize};

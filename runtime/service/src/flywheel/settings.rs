@@ -2,11 +2,13 @@
 //!
 //! A configuration holds only what differs. It is laid over the defaults (objects with named parts,
 //! such as `metrics` and `holdout`, part by part; everything else as a whole), then read into typed
-//! settings, then checked. The typed settings written out again are what stands in a root: complete,
-//! and always spelled the same way, so that equal settings are equal JSON.
+//! settings and checked, each by a reader of its own that can say what it takes. The typed settings
+//! written out again are what stands in a root: complete, and always spelled the same way, so that equal
+//! settings are equal JSON.
 
 use super::fields::Stream;
-use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
+use crate::config::{nearest, parse_bytes};
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use tidemill_operators::json::Pointers;
@@ -19,11 +21,11 @@ pub const MILLIONTHS: f64 = 1e6;
 
 /// A setting is wrong; the message names it and says what is allowed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("setting {setting}: {what}")]
+#[error("`{setting}` {what}")]
 pub struct SettingsError {
     /// Its path, such as `flywheel.metrics.reward.low`.
     pub setting: String,
-    /// What is wrong and what to do.
+    /// What is wrong and what to do, as the rest of a sentence that begins with the path.
     pub what: String,
 }
 
@@ -34,18 +36,17 @@ fn wrong<T>(setting: &str, what: impl Into<String>) -> Checked<T> {
 }
 
 /// Where a Kafka record's identity comes from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyMode {
-    /// The record's key is the identity; a null value deletes.
+    /// From the record's key; without a value the record is a deletion.
     Kafka,
     /// The identity stands in the value, and so does a deletion.
     Value,
 }
 
 /// The key mode of each stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct KeyModes {
     /// Of `trajectories`.
     pub trajectories: KeyMode,
@@ -56,8 +57,7 @@ pub struct KeyModes {
 }
 
 /// A metric's range and weight.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
 pub struct Metric {
     /// The score that counts as 0.
     #[serde(serialize_with = "short_number")]
@@ -80,7 +80,7 @@ impl Metric {
 }
 
 /// A kind of judge, in the order of trust that the settings give.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Judge {
     /// A person.
@@ -106,8 +106,7 @@ impl Judge {
 }
 
 /// What is kept out of training.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Holdout {
     /// Names of tasks, `*` standing for any text.
     pub tasks: Vec<String>,
@@ -188,14 +187,10 @@ impl FlywheelSettings {
     /// Reads what a configuration gives (a JSON object) and checks it; all else is the default.
     pub fn parse(given: &Value) -> Checked<Self> {
         let Value::Object(given) = given else {
-            return Err(SettingsError {
-                setting: "flywheel".into(),
-                what: "must be a table of settings".into(),
-            });
+            let what = format!("must be a table of settings, not {given}");
+            return Err(SettingsError { setting: "flywheel".into(), what });
         };
-        let settings = Self::read(&overlay(given)?)?;
-        settings.check()?;
-        Ok(settings)
+        Self::read(&overlay(given)?)
     }
 
     /// Every setting as it stands in a root; [`FlywheelSettings::parse`] reads it back.
@@ -205,97 +200,21 @@ impl FlywheelSettings {
 
     fn read(full: &Map<String, Value>) -> Checked<Self> {
         Ok(Self {
-            record_bytes_max: take(full, "record_bytes_max")?,
-            key: take(full, "key")?,
-            fields: take(full, "fields")?,
-            tokenizer: take(full, "tokenizer")?,
-            metrics: read_metrics(full)?,
-            judge_order: take(full, "judge_order")?,
-            relevance_min: take(full, "relevance_min")?,
-            tokens_max: take(full, "tokens_max")?,
-            per_task: take(full, "per_task")?,
-            quality_min: take(full, "quality_min")?,
-            margin: take(full, "margin")?,
-            same_model: take(full, "same_model")?,
-            models: take(full, "models")?,
-            holdout: take(full, "holdout")?,
+            record_bytes_max: take(full, "record_bytes_max", bytes)?,
+            key: take(full, "key", key_modes)?,
+            fields: take(full, "fields", fields)?,
+            tokenizer: take(full, "tokenizer", tokenizer)?,
+            metrics: take(full, "metrics", metrics)?,
+            judge_order: take(full, "judge_order", judges)?,
+            relevance_min: take(full, "relevance_min", part)?,
+            tokens_max: take(full, "tokens_max", |at, value| whole(at, value, u64::MAX))?,
+            per_task: take(full, "per_task", |at, value| whole(at, value, u64::from(u32::MAX)))? as u32,
+            quality_min: take(full, "quality_min", part)?,
+            margin: take(full, "margin", part)?,
+            same_model: take(full, "same_model", yes_or_no)?,
+            models: take(full, "models", |at, value| texts(at, value, "gpt-*"))?,
+            holdout: take(full, "holdout", holdout)?,
         })
-    }
-
-    fn check(&self) -> Checked<()> {
-        if !(1..=RECORD_BYTES_LIMIT).contains(&self.record_bytes_max) {
-            return wrong("record_bytes_max", format!("must be from 1 to {RECORD_BYTES_LIMIT}"));
-        }
-        if let Some(tokenizer) = &self.tokenizer {
-            return wrong(
-                "tokenizer",
-                format!("{tokenizer:?} is not there; only null (bytes over 4) is supported"),
-            );
-        }
-        for (name, part) in [
-            ("relevance_min", self.relevance_min),
-            ("quality_min", self.quality_min),
-            ("margin", self.margin),
-        ] {
-            if !(0.0..=1.0).contains(&part) {
-                return wrong(name, format!("{part} is not between 0 and 1"));
-            }
-        }
-        if self.holdout.per_10k > 10_000 {
-            return wrong("holdout.per_10k", format!("{} is over 10000", self.holdout.per_10k));
-        }
-        self.check_judges()?;
-        self.check_metrics()?;
-        self.check_fields()
-    }
-
-    fn check_judges(&self) -> Checked<()> {
-        let all = [Judge::Human, Judge::Programmatic, Judge::Other, Judge::Llm];
-        if self.judge_order.len() == all.len() && all.iter().all(|judge| self.judge_order.contains(judge)) {
-            return Ok(());
-        }
-        wrong("judge_order", "must name each of human, programmatic, other and llm once")
-    }
-
-    fn check_metrics(&self) -> Checked<()> {
-        for (name, metric) in &self.metrics {
-            let path = format!("metrics.{name}");
-            if name == "relevance" || name == "reported_reward" || name.starts_with("judge:") {
-                return wrong(&path, "relevance, reported_reward and judge:* are reserved; use another name");
-            }
-            if metric.low >= metric.high {
-                return wrong(&path, format!("low {} is not below high {}", metric.low, metric.high));
-            }
-            if !(metric.high - metric.low).is_finite() {
-                return wrong(&path, "the range from low to high is too wide for a 64-bit float");
-            }
-            if metric.weight < 0.0 {
-                return wrong(&format!("{path}.weight"), format!("{} is negative", metric.weight));
-            }
-        }
-        let weights: f64 = self.metrics.values().map(|metric| metric.weight).sum();
-        if !(weights * MILLIONTHS).is_finite() {
-            return wrong("metrics", "the weights are too large to be summed");
-        }
-        Ok(())
-    }
-
-    fn check_fields(&self) -> Checked<()> {
-        for (stream, fields) in &self.fields {
-            let Some(known) = Stream::named(stream) else {
-                return unknown("fields", stream, Stream::ALL.map(Stream::name));
-            };
-            for (field, pointer) in fields {
-                let path = format!("fields.{stream}");
-                if known.fields().iter().all(|spec| spec.name != field) {
-                    return unknown(&path, field, known.fields().iter().map(|spec| spec.name));
-                }
-                if let Err(error) = Pointers::new([pointer]) {
-                    return wrong(&format!("{path}.{field}"), error.to_string());
-                }
-            }
-        }
-        Ok(())
     }
 
     /// The key mode of a stream.
@@ -314,7 +233,7 @@ impl FlywheelSettings {
         place.unwrap_or(self.judge_order.len()) as u8
     }
 
-    /// Whether a model's answers may be learned from; a null model is `unknown`.
+    /// Whether what a model said may go into training; where none is named it is called `unknown`.
     pub fn allows_model(&self, model: Option<&str>) -> bool {
         let model = model.unwrap_or("unknown");
         self.models.iter().any(|pattern| wildcard(pattern, model))
@@ -375,7 +294,7 @@ fn overlay(given: &Map<String, Value>) -> Checked<Map<String, Value>> {
 /// Lays an object over another, name by name.
 fn merge(path: &str, slot: &mut Value, given: &Value, open: bool) -> Checked<()> {
     let (Value::Object(slot), Value::Object(given)) = (slot, given) else {
-        return wrong(path, format!("must be a table, found {given}"));
+        return must(path, "a table of settings", given);
     };
     for (name, value) in given {
         if !open && !slot.contains_key(name) {
@@ -399,36 +318,176 @@ fn merge_metrics(slot: &mut Value, given: &Value) -> Checked<()> {
     merge("metrics", slot, &merged, true)
 }
 
-fn take<T: DeserializeOwned>(full: &Map<String, Value>, name: &str) -> Checked<T> {
-    let value = full.get(name).cloned().unwrap_or(Value::Null);
-    serde_json::from_value(value).or_else(|error| wrong(name, error.to_string()))
+/// Reads one setting by its name.
+fn take<T>(
+    full: &Map<String, Value>,
+    name: &str,
+    read: impl FnOnce(&str, &Value) -> Checked<T>,
+) -> Checked<T> {
+    read(name, full.get(name).unwrap_or(&Value::Null))
 }
 
-fn read_metrics(full: &Map<String, Value>) -> Checked<BTreeMap<String, Metric>> {
-    let metrics: Map<String, Value> = take(full, "metrics")?;
-    let read = |(name, metric): (&String, &Value)| {
-        for part in metric.as_object().into_iter().flat_map(Map::keys) {
-            if !["low", "high", "weight"].contains(&part.as_str()) {
-                return unknown(&format!("metrics.{name}"), part, ["low", "high", "weight"]);
-            }
-        }
-        let metric = serde_json::from_value(metric.clone());
-        metric
-            .map(|metric| (name.clone(), metric))
-            .or_else(|error| wrong(&format!("metrics.{name}"), error.to_string()))
+/// The error for a value that cannot be: what may stand there, and what does.
+fn must<T>(setting: &str, be: &str, found: &Value) -> Checked<T> {
+    wrong(setting, format!("must be {be}, not {found}"))
+}
+
+fn table<'a>(at: &str, value: &'a Value) -> Checked<&'a Map<String, Value>> {
+    value.as_object().map_or_else(|| must(at, "a table of settings", value), Ok)
+}
+
+fn whole(at: &str, value: &Value, most: u64) -> Checked<u64> {
+    let be = match most {
+        u64::MAX => "a whole number, 0 or more".to_string(),
+        most => format!("a whole number from 0 to {most}"),
     };
-    metrics.iter().map(read).collect()
+    value.as_u64().filter(|number| *number <= most).map_or_else(|| must(at, &be, value), Ok)
 }
 
-/// The error for a name that is not known: names the nearest one that is.
+/// A size: a number of bytes, or a text such as `16MiB`.
+fn bytes(at: &str, value: &Value) -> Checked<u64> {
+    let bytes = value.as_u64().or_else(|| parse_bytes(value.as_str()?));
+    let be = format!("a size from 1 to {RECORD_BYTES_LIMIT} bytes, such as 16777216 or \"16MiB\"");
+    let bytes = bytes.filter(|bytes| (1..=RECORD_BYTES_LIMIT).contains(bytes));
+    bytes.map_or_else(|| must(at, &be, value), Ok)
+}
+
+fn number(at: &str, value: &Value) -> Checked<f64> {
+    value.as_f64().map_or_else(|| must(at, "a number", value), Ok)
+}
+
+/// A part of the whole.
+fn part(at: &str, value: &Value) -> Checked<f64> {
+    let part = value.as_f64().filter(|part| (0.0..=1.0).contains(part));
+    part.map_or_else(|| must(at, "a number from 0 to 1", value), Ok)
+}
+
+fn yes_or_no(at: &str, value: &Value) -> Checked<bool> {
+    value.as_bool().map_or_else(|| must(at, "true or false", value), Ok)
+}
+
+fn texts(at: &str, value: &Value, such: &str) -> Checked<Vec<String>> {
+    let text = |item: &Value| item.as_str().map(str::to_string);
+    let texts: Option<Vec<String>> = value.as_array().and_then(|items| items.iter().map(text).collect());
+    texts.map_or_else(|| must(at, &format!("a list of texts such as [{such:?}]"), value), Ok)
+}
+
+fn tokenizer(at: &str, value: &Value) -> Checked<Option<String>> {
+    match value {
+        Value::Null => Ok(None),
+        other => wrong(at, format!("must be left out: only bytes over 4 are supported, not {other}")),
+    }
+}
+
+fn key_modes(at: &str, value: &Value) -> Checked<KeyModes> {
+    let mode = |stream: Stream| {
+        let value = &value[stream.name()];
+        match value.as_str() {
+            Some("kafka") => Ok(KeyMode::Kafka),
+            Some("value") => Ok(KeyMode::Value),
+            _ => must(&format!("{at}.{}", stream.name()), "\"kafka\" or \"value\"", value),
+        }
+    };
+    let (trajectories, calls) = (mode(Stream::Trajectories)?, mode(Stream::Calls)?);
+    Ok(KeyModes { trajectories, calls, scores: mode(Stream::Scores)? })
+}
+
+fn fields(at: &str, value: &Value) -> Checked<BTreeMap<String, BTreeMap<String, String>>> {
+    let mut read = BTreeMap::new();
+    for (stream, given) in table(at, value)? {
+        let Some(known) = Stream::named(stream) else {
+            return unknown(at, stream, Stream::ALL.map(Stream::name));
+        };
+        let at = format!("{at}.{stream}");
+        let mut pointers = BTreeMap::new();
+        for (field, value) in table(&at, given)? {
+            if known.fields().iter().all(|spec| spec.name != field) {
+                return unknown(&at, field, known.fields().iter().map(|spec| spec.name));
+            }
+            pointers.insert(field.clone(), pointer(&format!("{at}.{field}"), value)?);
+        }
+        read.insert(stream.clone(), pointers);
+    }
+    Ok(read)
+}
+
+fn pointer(at: &str, value: &Value) -> Checked<String> {
+    let be = "a JSON pointer such as \"/response/id\" (empty or begun by /, with ~0 for ~ and ~1 for /)";
+    let text = value.as_str().filter(|text| Pointers::new([text]).is_ok());
+    text.map(str::to_string).map_or_else(|| must(at, be, value), Ok)
+}
+
+fn judges(at: &str, value: &Value) -> Checked<Vec<Judge>> {
+    let judge = |value: &Value| match value.as_str() {
+        Some("human") => Some(Judge::Human),
+        Some("programmatic") => Some(Judge::Programmatic),
+        Some("other") => Some(Judge::Other),
+        Some("llm") => Some(Judge::Llm),
+        _ => None,
+    };
+    let all = [Judge::Human, Judge::Programmatic, Judge::Other, Judge::Llm];
+    let order: Option<Vec<Judge>> = value.as_array().and_then(|items| items.iter().map(judge).collect());
+    let order = order.filter(|order| order.len() == all.len() && all.iter().all(|one| order.contains(one)));
+    let be = "a list of \"human\", \"programmatic\", \"other\" and \"llm\", each once, in any order";
+    order.map_or_else(|| must(at, be, value), Ok)
+}
+
+fn metrics(at: &str, value: &Value) -> Checked<BTreeMap<String, Metric>> {
+    let mut metrics = BTreeMap::new();
+    for (name, given) in table(at, value)? {
+        metrics.insert(name.clone(), metric(&format!("{at}.{name}"), name, given)?);
+    }
+    let weights: f64 = metrics.values().map(|metric: &Metric| metric.weight).sum();
+    if !(weights * MILLIONTHS).is_finite() {
+        return wrong(at, "have weights that are too large to be summed; give smaller ones");
+    }
+    Ok(metrics)
+}
+
+fn metric(at: &str, name: &str, value: &Value) -> Checked<Metric> {
+    const PARTS: [&str; 3] = ["low", "high", "weight"];
+    if name == "relevance" || name == "reported_reward" || name.starts_with("judge:") {
+        let reserved = "relevance, reported_reward and judge:*";
+        return wrong(at, format!("has a name that is reserved ({reserved}); use another"));
+    }
+    let given = table(at, value)?;
+    if let Some(part) = given.keys().find(|part| !PARTS.contains(&part.as_str())) {
+        return unknown(at, part, PARTS);
+    }
+    let lacking: Vec<&str> = PARTS.into_iter().filter(|part| !given.contains_key(*part)).collect();
+    if !lacking.is_empty() {
+        let lacking = lacking.join("` and `");
+        return wrong(at, format!("lacks `{lacking}`; give low, high and (if not 1) weight"));
+    }
+    let part = |part: &str| number(&format!("{at}.{part}"), &value[part]);
+    let metric = Metric { low: part("low")?, high: part("high")?, weight: part("weight")? };
+    if metric.low >= metric.high {
+        return wrong(at, format!("must have low below high, not {} and {}", metric.low, metric.high));
+    }
+    if !(metric.high - metric.low).is_finite() {
+        return wrong(at, "has a range that is too wide for a 64-bit float; bring low and high together");
+    }
+    if metric.weight < 0.0 {
+        return must(&format!("{at}.weight"), "0 or more", &value["weight"]);
+    }
+    Ok(metric)
+}
+
+fn holdout(at: &str, value: &Value) -> Checked<Holdout> {
+    let tasks = texts(&format!("{at}.tasks"), &value["tasks"], "eval/*")?;
+    let per_10k = whole(&format!("{at}.per_10k"), &value["per_10k"], 10_000)? as u16;
+    Ok(Holdout { tasks, per_10k })
+}
+
+/// The error for a name that is not known: names the one that is near, or all that are.
 fn unknown<'a, T>(path: &str, name: &str, known: impl IntoIterator<Item = &'a str>) -> Checked<T> {
-    let nearest = known
-        .into_iter()
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .min()
-        .map_or(String::new(), |(_, known)| format!("; did you mean {known:?}?"));
+    let known: Vec<&str> = known.into_iter().collect();
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("known are {}", known.join(", ")),
+    };
     let setting = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-    wrong(&setting, format!("there is no such name{nearest}"))
+    wrong(&setting, format!("is not known; {hint}"))
 }
 
 /// Writes a whole number without a point, so that a setting is spelled the same however it was given.

@@ -1,7 +1,7 @@
 //! The flywheel's tables: their schemas and the rows that the flow makes for them.
 //!
 //! Rows hold their subject by reference and lend its columns; texts stand as handles that name the
-//! subject's body and the part of it, so that the text can be made again for as long as the row lives.
+//! subject's body and the part of it, from which a live row's text can be cut out anew.
 
 use super::extract::{COMPLETION, MESSAGES, PROMPT, TOOLS};
 use super::facts::SampleFacts;

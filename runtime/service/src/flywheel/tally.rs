@@ -1,6 +1,6 @@
 //! What would come of checked records: samples, with copies counted as the one sample that they are.
 //!
-//! Two rows are copies when conversation, tools and tenant are equal, as in the flow; of one stream
+//! Two rows are copies when they agree in conversation, tools and tenant, as in the flow; of one stream
 //! only, since a check reads one file.
 
 use super::facts::SampleFacts;

@@ -1,10 +1,11 @@
 //! What may be deleted, and when: a step after each commit.
 //!
-//! Kept are, for the newest root and every root that is younger than the retention: all roots from its
-//! publication's epoch to it, their segments, and its publication. So the collector looks for the
-//! oldest such root `r`, and everything below `r.published.epoch` may go: roots, segments, and files of
-//! publications that a later one does not share. A step lists a bounded number of names; a root lists
-//! them as dropped, and when it is committed they are deleted. The newest root is never deleted.
+//! The newest root, however old, and those that are younger than the retention must stay readable. To
+//! read one takes its publication, and the roots and segments from that publication's epoch up to the
+//! root itself. So the collector looks for the oldest such root `r`, and everything below
+//! `r.published.epoch` may go: roots, segments, and files of publications that a later one does not
+//! share. A step lists a bounded number of names; a root lists them as dropped, and when it is committed
+//! they are deleted.
 //!
 //! Orphans are objects that no root names: a segment or a lake file of a lower generation whose epoch
 //! is above what that generation's last root could name. They are looked for once, after the first commit.

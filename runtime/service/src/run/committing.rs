@@ -12,6 +12,7 @@ use tidemill_connectors::store::log::{newest_root, read_hint, read_root, write_h
 use tidemill_core::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
 use tidemill_core::conductor::ToConductor;
 use tidemill_core::store::{Created, SharedStore, StoreError};
+use tidemill_types::invariants::follows;
 use tidemill_types::{Epoch, Published, Root, root_name};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -38,9 +39,9 @@ pub(super) struct Commits {
     pub(super) idle_max_us: u64,
 }
 
-/// After so many microseconds without a put, a writer looks for a newer root first: a name that a
-/// successor used may have been deleted since, and would look free. Nothing is deleted that is younger
-/// than the retention.
+/// After so many microseconds without a put, a writer first checks that no root came after its own: a
+/// name that a successor used may have been deleted since, and would look free. Nothing is deleted that
+/// is younger than the retention.
 pub(super) fn idle_max_us(retention: Duration) -> u64 {
     (retention / 2).min(Duration::from_secs(60)).as_micros() as u64
 }
@@ -73,6 +74,7 @@ impl Commits {
             match committer.next(stamp) {
                 Action::Wait => return Ok(()),
                 Action::Put(root) => {
+                    follows(committer.newest(), &root).map_err(|broken| broken.to_string())?;
                     self.look_up(&root).await?;
                     let answer = self.put(&root).await?;
                     if let Some(root) = committer.put_answered(answer).cloned() {
@@ -97,14 +99,18 @@ impl Commits {
                     let settled = committer.read_back(found.as_ref()).map_err(|fenced| fenced.to_string())?;
                     match settled.cloned() {
                         Some(root) => self.committed(root).await,
-                        None => tokio::time::sleep(pause).await,
+                        None => {
+                            tokio::time::sleep(pause).await;
+                            pause = (pause * 2).min(Duration::from_secs(5));
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Looks for a newer root if this writer was idle for long. An error: there is one, of another.
+    /// Checks, if nothing was put for long, that no root came after this writer's own. An error: one is
+    /// there, of another writer.
     async fn look_up(&self, root: &Root) -> Result<(), String> {
         let now = (self.stopwatch)();
         if now.saturating_sub(self.heard_at.swap(now, Ordering::Relaxed)) < self.idle_max_us {
@@ -139,6 +145,7 @@ impl Commits {
         match self.store.create(&root_name(root.epoch), Bytes::from(body)).await {
             Ok(Created::New) => Ok(PutAnswer::New),
             Ok(Created::Exists) => Ok(PutAnswer::Unclear),
+            Err(error @ StoreError::Closed(_)) => Err(error.to_string()),
             Err(error) if self.abort.load(Ordering::Relaxed) => Err(error.to_string()),
             Err(error) => {
                 tracing::warn!(%error, epoch = root.epoch, "the answer to a commit is unclear; reading back");
@@ -165,7 +172,7 @@ impl Commits {
     }
 }
 
-/// Deletes objects that a committed root has listed as dropped.
+/// Deletes the objects that a root, committed by now, gave up.
 pub(super) async fn delete_all(store: &SharedStore, names: &[String]) {
     let deleted = futures::future::join_all(names.iter().map(|name| store.delete(name))).await;
     for error in deleted.into_iter().filter_map(Result::err) {

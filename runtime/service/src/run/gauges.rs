@@ -56,7 +56,7 @@ pub struct Held {
     pub cached: u64,
     /// The cache of segments.
     pub segments: u64,
-    /// Where each published row stands.
+    /// The lake's indexes of the rows that it has published.
     pub lake_index: u64,
 }
 

@@ -30,7 +30,7 @@ pub use uploading::segment_epoch;
 
 use crate::Error;
 use crate::cli::{Progress, RunSettings, RunSummary, Until};
-use crate::config::Settings;
+use crate::config::ModelSettings;
 use clock::Stopwatch;
 use edge::Edge;
 use start::Started;
@@ -61,8 +61,12 @@ pub fn stream_tables(program: &dyn Program) -> Vec<StreamTable> {
 }
 
 /// The model that the settings name.
-fn model(settings: &Settings) -> Result<Arc<dyn Model>, Error> {
-    let (name, dimensions) = (&settings.model.name, settings.model.dimensions);
+///
+/// # Errors
+///
+/// When there is no such model.
+pub fn model(settings: &ModelSettings) -> Result<Arc<dyn Model>, Error> {
+    let (name, dimensions) = (&settings.name, settings.dimensions);
     if name != "lexical" {
         return Err(Error::failed(format!(
             "model.name: there is no model `{name}`; the only one yet is `lexical`"
@@ -74,14 +78,15 @@ fn model(settings: &Settings) -> Result<Arc<dyn Model>, Error> {
     Ok(Arc::new(Lexical { dimensions }))
 }
 
-fn inference(settings: &Settings, runtime: &tokio::runtime::Handle) -> Result<Arc<InferenceService>, Error> {
+fn inference(run: &RunSettings, runtime: &tokio::runtime::Handle) -> Result<Arc<InferenceService>, Error> {
+    let settings = &run.settings.model;
     let options = Options {
-        batch_tokens: settings.model.batch_tokens,
-        attempts_max: settings.model.attempts_max,
-        queue_tokens_max: settings.model.queue_tokens_max,
+        batch_tokens: settings.batch_tokens,
+        attempts_max: settings.attempts_max,
+        queue_tokens_max: settings.queue_tokens_max,
         ..Options::default()
     };
-    let service = InferenceService::start(model(settings)?, options, runtime);
+    let service = InferenceService::start(run.model.clone(), options, runtime);
     service.map(Arc::new).map_err(|error| Error::failed(format!("the model cannot start: {error}")))
 }
 
@@ -139,7 +144,7 @@ pub fn run_until(
     let mut files = FilesOptions::new(&options.input_dir, program.streams());
     files.drain = matches!(options.until, Until::Drained);
     let files = FilesFactory::new(files)?;
-    let inference = inference(settings, runtime)?;
+    let inference = inference(options, runtime)?;
     let bodies = BodyCache::new(settings.memory.body_cache_bytes());
     let started = start::claim(start::Claiming {
         store,

@@ -1,11 +1,11 @@
 //! The publisher's thread: decides when the lake is brought up to date, and carries it out.
 //!
-//! One publication at a time: the next starts when a root has named the last. It is due when something
-//! changed since the last and the newest named one is older than the interval, counted across restarts
-//! by the time at which its epoch was committed, so that a service that is killed more often than it
-//! publishes still publishes first thing. At an end it is due at once. It tells the gauges since when the
-//! oldest change waits; the watch of the run pauses the sources while that is too long ago, and a start
-//! with an overdue publication begins paused.
+//! No two publications are under way together: until a root names one, the next is not begun. One is due
+//! when there are changes to publish and the latest that a root names is as old as the interval. Its age
+//! counts from the commit of its epoch, whatever restarts came between, so that a service that is killed
+//! more often than it publishes still publishes first thing. At an end it is due at once. The thread
+//! tells the gauges since when the oldest change waits; the watch of the run pauses the sources while
+//! that is too long ago, and where one is overdue already the run begins paused.
 
 use super::clock::{Stopwatch, now_ms, parse_ms};
 use super::collecting::Collector;

@@ -18,6 +18,7 @@ use tidemill_core::commit::{self, InForce, models_in_force};
 use tidemill_core::program::Program;
 use tidemill_core::store::{Created, SharedStore, StoreError};
 use tidemill_core::view::{EachRow, Share, Stored, ViewError};
+use tidemill_types::invariants::follows;
 use tidemill_types::{Epoch, ModelId, Root, TableSchema, root_name};
 use tokio::runtime::Handle;
 
@@ -128,6 +129,9 @@ async fn claim_root(
         }
         let start = InForce { program: program.id(), models: vec![model.clone()] };
         let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
+        if let Some(newest) = &newest {
+            follows(newest, &claim).map_err(Error::failed)?;
+        }
         let body = serde_json::to_vec(&claim).map_err(Error::failed)?;
         match store.create(&root_name(claim.epoch), Bytes::from(body)).await {
             Ok(Created::New) => return Ok((newest, claim)),
@@ -137,7 +141,7 @@ async fn claim_root(
                 Ok(_) | Err(StoreError::NotFound { .. }) => {
                     if let Err(error) = answer {
                         failures += 1;
-                        if failures >= CLAIM_FAILURES_MAX {
+                        if failures >= CLAIM_FAILURES_MAX || matches!(error, StoreError::Closed(_)) {
                             return Err(error.into());
                         }
                         tracing::warn!(%error, "the store could not be claimed; trying again");

@@ -16,7 +16,7 @@ use tidemill_connectors::store::SegmentCache;
 use tidemill_core::program::Program;
 use tidemill_core::seal::{Upload, Uploaded};
 use tidemill_core::segment::{Encoded, SegmentDraft, encode};
-use tidemill_core::store::SharedStore;
+use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{Share, Stored};
 use tidemill_types::{Digest, Epoch, SegmentRef, TableSchema};
 use tokio::runtime::Handle;
@@ -80,7 +80,7 @@ fn keep_once(bodies: &mut Vec<(Digest, Bytes)>) {
     bodies.retain(|(digest, _)| seen.insert(*digest, ()).is_none());
 }
 
-/// Puts an object; an unclear answer is put again. An error: the run was aborted.
+/// Puts an object; an unclear answer is put again. An error: the store is closed, or the run was aborted.
 pub(super) async fn put_until_durable(
     store: &SharedStore,
     name: &str,
@@ -91,6 +91,7 @@ pub(super) async fn put_until_durable(
     loop {
         match store.put(name, body.clone()).await {
             Ok(()) => return Ok(()),
+            Err(error @ StoreError::Closed(_)) => return Err(error.to_string()),
             Err(error) if abort.load(Ordering::Relaxed) => return Err(error.to_string()),
             Err(error) => tracing::warn!(%error, "the store did not take a segment; trying again"),
         }

@@ -1,8 +1,8 @@
 //! Compares the tables of a store with the oracle's, column by column.
 //!
-//! Rows are matched by their key columns. Two columns are free in their text: `pair` and the `task`
-//! of a call. They must be equal exactly where the oracle's are, so their values are held to a
-//! one-to-one mapping over all tables. Tables and columns that the oracle does not know are let be.
+//! Rows are matched by their key columns. Of two columns, `pair` and the `task` of a call, no text is
+//! laid down, only which rows agree in it; so their values are held to a one-to-one mapping to the
+//! oracle's over all tables. Tables and columns that the oracle does not know are let be.
 
 use super::json::{COLUMN_DEPTH, parse};
 use super::model::{Row, Tables};
@@ -18,7 +18,7 @@ pub const DIFFERENCES_MAX: usize = 20;
 pub enum Kind {
     /// As strings.
     Text,
-    /// As JSON, order of fields aside, numbers by their text.
+    /// As JSON: fields in any order, numbers as they are spelt.
     Json,
     /// As integers.
     Whole,

@@ -217,7 +217,7 @@ fn read(settings: &serde_json::Value, record: &Record) -> Result<Said, Code> {
     Ok(Said::Row(identity, Live { fields, body, partition, offset, timestamp }))
 }
 
-/// Kafka partitions compare as numbers, files by the bytes of their names.
+/// A partition's rank: Kafka's by number, a file's by its name, bytewise.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     Number(i64),

@@ -2,7 +2,7 @@
 //!
 //! It is its own parser because the flywheel's definition is stricter and more exact than what
 //! general parsers offer: numbers are kept as they were written, unpaired surrogates are errors
-//! wherever they stand, nesting has a limit, and of a repeated field the last counts.
+//! everywhere, nesting has a limit, and a field that is repeated has its last value.
 
 use std::collections::BTreeMap;
 

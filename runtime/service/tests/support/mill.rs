@@ -59,6 +59,11 @@ impl Mill {
         }
     }
 
+    /// The file of settings.
+    pub fn configuration(&self) -> PathBuf {
+        self.folder.path().join("tidemill.toml")
+    }
+
     /// The folder that is read.
     pub fn input(&self) -> PathBuf {
         self.folder.path().join("input")

@@ -54,16 +54,77 @@ fn full_settings_read_back_as_themselves_however_numbers_are_spelled() {
 #[test]
 fn an_unknown_name_is_refused_with_the_nearest_known_one() {
     for (given, nearest) in [
-        (json!({"tokns_max": 1}), "\"tokens_max\""),
-        (json!({"key": {"call": "kafka"}}), "\"calls\""),
-        (json!({"holdout": {"task": []}}), "\"tasks\""),
-        (json!({"metrics": {"reward": {"wieght": 1}}}), "\"weight\""),
-        (json!({"fields": {"scorse": {}}}), "\"scores\""),
-        (json!({"fields": {"calls": {"request": "/id"}}}), "\"request_id\""),
-        (json!({"fields": {"calls": {"_deleted": "/id"}}}), "did you mean"),
+        (json!({"tokns_max": 1}), "tokens_max"),
+        (json!({"key": {"call": "kafka"}}), "calls"),
+        (json!({"holdout": {"task": []}}), "tasks"),
+        (json!({"metrics": {"reward": {"wieght": 1}}}), "weight"),
+        (json!({"fields": {"scorse": {}}}), "scores"),
+        (json!({"fields": {"calls": {"request": "/id"}}}), "request_id"),
     ] {
         let message = refused(given);
-        assert!(message.contains("did you mean") && message.contains(nearest), "{message}");
+        assert!(message.ends_with(&format!(" is not known; did you mean `{nearest}`?")), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_name_that_nothing_is_near_to_is_refused_with_all_known_ones() {
+    for (given, said) in [
+        (
+            json!({"fields": {"answers": {}}}),
+            "`flywheel.fields.answers` is not known; known are trajectories,",
+        ),
+        (json!({"fields": {"calls": {"_deleted": "/id"}}}), "known are request_id, prompt, response,"),
+        (
+            json!({"metrics": {"m": {"x": 1}}}),
+            "`flywheel.metrics.m.x` is not known; known are low, high, weight",
+        ),
+    ] {
+        let message = refused(given);
+        assert!(message.contains(said) && !message.contains("did you mean"), "{message}");
+    }
+}
+
+/// People read these: they must not hold what a deserializer calls things ("expected u16").
+#[test]
+fn a_wrong_value_is_told_what_may_stand_there_and_what_does() {
+    for (given, said) in [
+        (
+            json!({"holdout": {"per_10k": -1}}),
+            "holdout.per_10k` must be a whole number from 0 to 10000, not -1",
+        ),
+        (
+            json!({"holdout": {"tasks": "eval/*"}}),
+            r#"holdout.tasks` must be a list of texts such as ["eval/*"], not "eval/*""#,
+        ),
+        (json!({"models": ["a", 1]}), r#"models` must be a list of texts such as ["gpt-*"], not ["a",1]"#),
+        (json!({"key": {"calls": "valu"}}), r#"key.calls` must be "kafka" or "value", not "valu""#),
+        (json!({"key": "value"}), r#"key` must be a table of settings, not "value""#),
+        (
+            json!({"metrics": {"new": {"weight": 1}}}),
+            "metrics.new` lacks `low` and `high`; give low, high and (if not 1) weight",
+        ),
+        (
+            json!({"metrics": {"new": {"high": 1}}}),
+            "metrics.new` lacks `low`; give low, high and (if not 1) weight",
+        ),
+        (json!({"metrics": {"m": {"low": "a", "high": 1}}}), r#"metrics.m.low` must be a number, not "a""#),
+        (json!({"metrics": {"relevance": {"weight": 1}}}), "metrics.relevance` has a name that is reserved"),
+        (json!({"tokens_max": 1.5}), "tokens_max` must be a whole number, 0 or more, not 1.5"),
+        (json!({"per_task": "4"}), r#"per_task` must be a whole number from 0 to 4294967295, not "4""#),
+        (json!({"quality_min": 1.1}), "quality_min` must be a number from 0 to 1, not 1.1"),
+        (json!({"same_model": "yes"}), r#"same_model` must be true or false, not "yes""#),
+        (json!({"record_bytes_max": "16 parsecs"}), r#"such as 16777216 or "16MiB", not "16 parsecs""#),
+    ] {
+        let message = refused(given.clone());
+        assert!(message.starts_with("`flywheel.") && message.contains(said), "{given}: {message}");
+    }
+}
+
+#[test]
+fn the_bound_of_a_record_may_be_written_as_a_size_and_stands_as_a_number() {
+    for size in [json!(32 << 20), json!("32MiB"), json!("33554432")] {
+        let settings = settings(json!({"record_bytes_max": size}));
+        assert_eq!(settings.to_value()["record_bytes_max"], json!(33_554_432), "{size}");
     }
 }
 
@@ -73,14 +134,15 @@ fn a_wrong_value_is_refused_by_its_path() {
         (json!({"record_bytes_max": 0}), "flywheel.record_bytes_max"),
         (json!({"record_bytes_max": 1u64 << 40}), "flywheel.record_bytes_max"),
         (json!({"record_bytes_max": -1}), "flywheel.record_bytes_max"),
+        (json!({"record_bytes_max": "2GiB"}), "flywheel.record_bytes_max"),
         (json!({"tokenizer": "cl100k"}), "flywheel.tokenizer"),
         (json!({"key": "kafka"}), "flywheel.key"),
-        (json!({"key": {"calls": "other"}}), "flywheel.key"),
+        (json!({"key": {"calls": "other"}}), "flywheel.key.calls"),
         (json!({"metrics": {"m": {"low": 1, "high": 1}}}), "flywheel.metrics.m"),
         (json!({"metrics": {"m": {"low": 2, "high": 1}}}), "flywheel.metrics.m"),
         (json!({"metrics": {"m": {"low": 2}}}), "flywheel.metrics.m"),
-        (json!({"metrics": {"m": {"low": "a", "high": 1}}}), "flywheel.metrics.m"),
-        (json!({"metrics": {"m": {"low": null, "high": 1}}}), "flywheel.metrics.m"),
+        (json!({"metrics": {"m": {"low": "a", "high": 1}}}), "flywheel.metrics.m.low"),
+        (json!({"metrics": {"m": {"low": null, "high": 1}}}), "flywheel.metrics.m.low"),
         (json!({"metrics": {"m": 1}}), "flywheel.metrics.m"),
         (json!({"metrics": []}), "flywheel.metrics"),
         (json!({"metrics": {"m": {"low": -1e308, "high": 1e308}}}), "flywheel.metrics.m"),
@@ -101,11 +163,12 @@ fn a_wrong_value_is_refused_by_its_path() {
         (json!({"holdout": {"per_10k": 10_001}}), "flywheel.holdout.per_10k"),
         (json!({"fields": {"calls": {"request_id": "id"}}}), "flywheel.fields.calls.request_id"),
         (json!({"fields": {"calls": {"request_id": "/~2"}}}), "flywheel.fields.calls.request_id"),
-        (json!({"fields": {"calls": {"request_id": 1}}}), "flywheel.fields"),
+        (json!({"fields": {"calls": {"request_id": 1}}}), "flywheel.fields.calls.request_id"),
+        (json!({"fields": {"calls": 1}}), "flywheel.fields.calls"),
         (json!([]), "flywheel"),
     ] {
         let message = refused(given.clone());
-        assert!(message.starts_with(&format!("setting {path}: ")), "{given}: {message}");
+        assert!(message.starts_with(&format!("`{path}` ")), "{given}: {message}");
     }
 }
 
