@@ -231,3 +231,26 @@ fn a_reader_that_leaves_early_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
+
+/// It tried again for ever, deaf to signals, while its own message told to mend the store and start anew.
+#[test]
+fn a_store_that_takes_nothing_ends_the_run_with_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().to_str().unwrap();
+    let (code, _, err) = ended(&["run", "--input", input, "--store", "/proc/tidemill", "--until-drained"]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.lines().any(|line| line.starts_with("error: cannot write /proc/tidemill/")), "{err}");
+}
+
+#[test]
+fn a_file_that_belongs_to_no_stream_is_named_once_without_colours() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, store) = (folder.path().join("logs"), folder.path().join("store"));
+    std::fs::create_dir(&input).unwrap();
+    std::fs::write(input.join("chat_log.jsonl"), "{}\n").unwrap();
+    let (input, store) = (input.to_str().unwrap(), store.to_str().unwrap());
+    let (code, _, err) = ended(&["run", "--input", input, "--store", store, "--until-drained"]);
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(err.matches("chat_log.jsonl").count(), 1, "{err}");
+    assert!(err.contains("its name matches no stream") && !err.contains('\u{1b}'), "{err:?}");
+}

@@ -282,19 +282,21 @@ fn a_writer_that_slept_past_the_retention_changes_nothing_and_stops() {
 }
 
 #[test]
-fn an_orderly_stop_publishes_the_last_change() {
-    let mut mill = Mill::for_traffic(37);
-    mill.set("lake-interval", "1h");
-    let running = mill.tail(2);
-    mill.write_slowly(&traffic::steps(37, traffic::SMALL), QUICK);
-    mill.wait_for("some commits", |root| root["epoch"].as_u64() > Some(2));
-    running.stop();
-    let held = Held::of(&mill);
-    let newest = held.reader.newest.clone();
-    let last = held.publications().pop().expect("a publication");
-    assert_eq!(last.positions, newest.positions);
-    assert_eq!(held.published(&last), rows(&held.at(newest.epoch)));
-    held.hold(&last, &held.published(&last), "the publication of an orderly stop");
+fn an_orderly_stop_by_either_signal_publishes_the_last_change() {
+    for (seed, signal) in [(37, "TERM"), (45, "INT")] {
+        let mut mill = Mill::for_traffic(seed);
+        mill.set("lake-interval", "1h");
+        let running = mill.tail(2);
+        mill.write_slowly(&traffic::steps(seed, traffic::SMALL), QUICK);
+        mill.wait_for("some commits", |root| root["epoch"].as_u64() > Some(2));
+        running.stop_by(signal);
+        let held = Held::of(&mill);
+        let newest = held.reader.newest.clone();
+        let last = held.publications().pop().expect("a publication");
+        assert_eq!(last.positions, newest.positions, "after SIG{signal}");
+        assert_eq!(held.published(&last), rows(&held.at(newest.epoch)));
+        held.hold(&last, &held.published(&last), "the publication of an orderly stop");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::oracle::compare::assert_equal;
 use crate::oracle::files::{Positions, input_of, read_all};
 use crate::oracle::model::{Input, Record, Row, Tables, needed_texts, pending_texts, recompute};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -161,8 +161,8 @@ impl Held {
         (roots.len(), self.hold_publications())
     }
 
-    /// The log is one history: contiguous roots, positions and generations that never go back, and no
-    /// result that came twice.
+    /// The log is one history: contiguous roots, positions and generations that never go back, at most a
+    /// segment a worker in each commit, and no result that came twice.
     pub fn hold_log(&self) {
         let roots = self.roots();
         for pair in roots.windows(2) {
@@ -172,6 +172,8 @@ impl Held {
         }
         let mut results = BTreeMap::new();
         for root in &roots {
+            let workers: BTreeSet<usize> = root.segments.iter().map(|segment| segment.worker).collect();
+            assert_eq!(workers.len(), root.segments.len(), "more than a segment a worker at {}", root.epoch);
             for change in self.results(root) {
                 assert_eq!(change.1, 1, "a result was taken back at epoch {}: {:?}", root.epoch, change.0);
                 let before = results.insert(change.0.clone(), root.epoch);

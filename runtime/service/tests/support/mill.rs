@@ -197,8 +197,13 @@ impl Running {
     }
 
     /// Tells it to stop (SIGTERM) and waits for its orderly end.
-    pub fn stop(mut self) {
-        self.tell("TERM");
+    pub fn stop(self) {
+        self.stop_by("TERM");
+    }
+
+    /// Tells it to stop by a signal and waits for its orderly end.
+    pub fn stop_by(mut self, signal: &str) {
+        self.tell(signal);
         let status = self.wait();
         assert!(status.success(), "{status}: {}", self.said());
     }

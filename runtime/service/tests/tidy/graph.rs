@@ -91,6 +91,44 @@ fn versions_are_declared_once_in_the_workspace() {
     );
 }
 
+/// The lines of the root manifest that declare dependencies of others, each with the line above it.
+fn declared(manifest: &str) -> impl Iterator<Item = (&str, &str)> {
+    let section = manifest.split("[workspace.dependencies]").nth(1).unwrap_or_default();
+    let lines = section.split("\n[").next().unwrap_or_default().lines();
+    let with_above = std::iter::once("").chain(lines.clone()).zip(lines);
+    with_above.filter(|(_, line)| line.contains(" = ") && !line.starts_with('#') && !line.contains("path = "))
+}
+
+#[test]
+fn every_dependency_has_its_own_reason() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("the root manifest");
+    let bare = declared(&manifest).filter(|(above, _)| !above.starts_with("# "));
+    none("a dependency stands below the one line that says what for", bare.map(|(_, l)| l.into()).collect());
+    assert!(declared(&manifest).count() > 30, "the manifest was not read");
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let mut broken = Vec::new();
+    for package in &workspace().packages {
+        let folder = package.manifest_path.parent().expect("a manifest stands in a folder");
+        let folder = folder.as_std_path().strip_prefix(root()).expect("a crate stands below the root");
+        let all = super::files(&folder.display().to_string(), &[".rs"]);
+        for dependency in &package.dependencies {
+            let name = dependency.name.replace('-', "_");
+            let own = |path: &str| path.contains("/src/") || dependency.kind == DependencyKind::Development;
+            let says =
+                |text: &str| [":", ";", "!", " "].iter().any(|end| text.contains(&format!("{name}{end}")));
+            // What only examples use is declared as if the crate did.
+            let used = all
+                .iter()
+                .any(|file| (own(&file.path) || file.path.contains("/examples/")) && says(&file.text));
+            broken.extend((!used).then(|| format!("{} does not use {}", package.name, dependency.name)));
+        }
+    }
+    none("a dependency that no source names is taken out", broken);
+}
+
 #[test]
 fn what_crosses_walls_has_one_version() {
     let text = std::fs::read_to_string(root().join("Cargo.lock")).expect("the lock file is committed");

@@ -14,7 +14,7 @@ mod texts;
 use std::path::{Path, PathBuf};
 
 /// Folders that hold no text of ours.
-const SKIPPED: &[&str] = &[".git", "target", "demo", "golden", "__pycache__"];
+const SKIPPED: &[&str] = &[".git", "target", "golden", "__pycache__"];
 
 /// The repository's folder.
 fn root() -> PathBuf {
@@ -35,7 +35,8 @@ fn files(folder: &str, endings: &[&str]) -> Vec<File> {
         for entry in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
             let path = entry.expect("an entry of a folder that is there").path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if path.is_dir() && !SKIPPED.contains(&name.as_str()) {
+            // What the README's command writes stands at the root.
+            if path.is_dir() && !SKIPPED.contains(&name.as_str()) && path != root.join("demo") {
                 folders.push(path);
             } else if path.is_file() && endings.iter().any(|ending| name.ends_with(ending)) {
                 found.push(path);

@@ -1,0 +1,91 @@
+//! `verify` reads every byte that a commit refers to: an object of the newest commit that is missing, cut
+//! short or changed in one bit is found and named.
+
+mod oracle;
+mod support;
+
+use oracle::traffic;
+use std::fs;
+use std::path::{Path, PathBuf};
+use support::held::Held;
+use support::mill::Mill;
+
+/// A store with two publications, so that rows of the first are deleted by position.
+fn published_twice() -> Mill {
+    let mut mill = Mill::for_traffic(61);
+    mill.set("lake-interval", "1h");
+    let steps = traffic::steps(61, traffic::SMALL);
+    let (first, rest) = steps.split_at(steps.len() / 2);
+    for part in [first, rest] {
+        mill.write(part);
+        mill.drain(2);
+    }
+    mill
+}
+
+/// The objects of some tables that the newest commit refers to, without the manifests that only a
+/// manifest list names.
+fn referred_to(mill: &Mill, held: &Held) -> Vec<PathBuf> {
+    let published = held.reader.newest.published.as_ref().expect("a publication");
+    let mut objects = Vec::new();
+    for table in ["raw.calls", "_state.scores", "train.sft", "evals.scores"] {
+        objects.extend(mill.objects(&format!("tables/{table}/data")));
+        let metadata = PathBuf::from(published.tables[table].metadata_location.trim_start_matches("file://"));
+        let text = fs::read_to_string(&metadata).expect("a metadata file");
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let current = json["snapshots"].as_array().and_then(|all| all.last()).expect("a snapshot");
+        let list = current["manifest-list"].as_str().expect("an address").trim_start_matches("file://");
+        objects.extend([metadata, list.into()]);
+    }
+    objects
+}
+
+fn problems(held: &Held) -> Vec<String> {
+    held.reader.check(&held.reader.newest).expect("a store that can be asked")
+}
+
+/// What is found while an object is not as it was; it is put back.
+fn found(held: &Held, object: &Path, change: impl FnOnce(&mut Vec<u8>) -> bool) -> Vec<String> {
+    let bytes = fs::read(object).expect("an object");
+    let mut changed = bytes.clone();
+    match change(&mut changed) {
+        true => fs::write(object, changed).expect("writing"),
+        false => fs::remove_file(object).expect("removing"),
+    }
+    let problems = problems(held);
+    fs::write(object, bytes).expect("writing");
+    problems
+}
+
+#[test]
+fn whatever_is_missing_cut_short_or_changed_is_found_and_named() {
+    let mill = published_twice();
+    let held = Held::of(&mill);
+    assert_eq!(problems(&held), Vec::<String>::new());
+    let objects = referred_to(&mill, &held);
+    let named = |what: &str| objects.iter().filter(|path| path.to_string_lossy().contains(what)).count();
+    assert!(named("-deletes.parquet") > 0 && named("snap-") == 4, "{objects:?}");
+    for object in &objects {
+        let name = object.file_name().expect("a name").to_string_lossy().to_string();
+        for share in [2, 5, 8] {
+            let flip = |bytes: &mut Vec<u8>| {
+                let place = bytes.len() * share / 10;
+                bytes[place] ^= 1;
+                true
+            };
+            let problems = found(&held, object, flip);
+            assert!(!problems.is_empty(), "{name}: a bit at {share}0 % was not missed");
+            let parquet = name.ends_with(".parquet");
+            assert!(!parquet || problems[0].contains(&name), "{name}: {problems:?}");
+        }
+        let cut = found(&held, object, |bytes| {
+            bytes.truncate(bytes.len() - 1);
+            true
+        });
+        assert!(!cut.is_empty(), "{name}: its last byte was not missed");
+        let missing = found(&held, object, |_| false);
+        let about = missing.iter().filter(|problem| problem.contains(&name)).count();
+        assert_eq!(about, 1, "{name}: {missing:?}");
+    }
+    assert_eq!(problems(&held), Vec::<String>::new(), "everything was put back");
+}
