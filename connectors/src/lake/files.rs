@@ -98,6 +98,18 @@ pub(super) fn load(
     schema: &TableSchema,
     published: &PublishedTable,
 ) -> Result<Stored, LakeError> {
+    let (mut stored, addresses) = listed(io, location, schema, published)?;
+    read_deletes(io, &mut stored.files, &addresses)?;
+    Ok(stored)
+}
+
+/// As [`load`], without reading what is deleted; and the numbers of the data files by their addresses.
+pub(super) fn listed(
+    io: &Io,
+    location: &str,
+    schema: &TableSchema,
+    published: &PublishedTable,
+) -> Result<(Stored, HashMap<String, u32>), LakeError> {
     let name = name_of(location, &published.metadata_location)?;
     let metadata = read_metadata(io, &name)?;
     check_same(schema, metadata.current_schema())?;
@@ -112,8 +124,7 @@ pub(super) fn load(
     for entry in entries(io, location, &mut stored, published.snapshot_id)? {
         take_entry(io, location, &mut stored, &mut addresses, entry)?;
     }
-    read_deletes(io, &mut stored.files, &addresses)?;
-    Ok(stored)
+    Ok((stored, addresses))
 }
 
 /// Whether an absolute address lies in the store as it is addressed now.

@@ -8,7 +8,7 @@ use super::segments::{Head, SegmentBytes, heads};
 use super::{LakeError, StreamTable};
 use bytes::Bytes;
 use std::collections::HashMap;
-use tidemill_core::segment::decode_changes;
+use tidemill_core::segment::{decode_changes, decode_columns};
 use tidemill_types::{Cell, Digest, Kind, SectionRef, SegmentRef, TableSchema, Value, key_digest};
 
 /// Where the row of a change stands.
@@ -186,7 +186,12 @@ impl Fold {
             return Ok((heads(&schema.name, &context.bytes(segment)?, section)?, Vec::new()));
         };
         let text = schema.columns.iter().position(|column| column.kind == Kind::Text);
-        let changes = context.changes(table, segment, section)?;
+        let partner_keys: Vec<usize> = context.schemas[partner]
+            .key_places()
+            .filter_map(|place| schema.place(&context.schemas[partner].columns[place].name))
+            .collect();
+        let wanted = |place: usize| Some(place) == text || partner_keys.contains(&place);
+        let changes = decode_columns(schema, &context.bytes(segment)?, section, wanted)?;
         let carried = changes.iter().map(|change| Carried {
             body: match text.map(|place| &change.values[place]) {
                 Some(Value::Text(text)) => Some((text.digest, text.len)),

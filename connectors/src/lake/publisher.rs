@@ -8,7 +8,7 @@ use super::commit::{Commit, Delta, metadata_digest};
 use super::compact::compact;
 use super::data_file::BatchBuilder;
 use super::draft::{FileSink, Ids, Making, TableDraft, Uploads};
-use super::files::{Files, Stored, load, read_index};
+use super::files::{Files, Stored, listed, load, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
@@ -206,9 +206,10 @@ impl LakePublisher {
             let Some(schema) = self.options.schemas.iter().find(|schema| schema.name == *table) else {
                 continue;
             };
-            let mut objects = objects(&load(&self.io, self.io.store.location(), schema, old)?);
+            let listed = |table| listed(&self.io, self.io.store.location(), schema, table);
+            let mut objects = objects(&listed(old)?.0);
             if let Some(new) = new {
-                let kept = self::objects(&load(&self.io, self.io.store.location(), schema, new)?);
+                let kept = self::objects(&listed(new)?.0);
                 objects.retain(|name| !kept.contains(name));
             }
             dropped.extend(objects);

@@ -335,6 +335,16 @@ pub fn decode_changes(
     segment: &Bytes,
     section: &SectionRef,
 ) -> Result<Vec<Change>, SegmentError> {
+    decode_columns(schema, segment, section, |_| true)
+}
+
+/// As [`decode_changes`], but only the columns at the places for which `wanted` holds; the others are null.
+pub fn decode_columns(
+    schema: &TableSchema,
+    segment: &Bytes,
+    section: &SectionRef,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Vec<Change>, SegmentError> {
     let column = |source| SegmentError::Column { table: schema.name.clone(), source };
     let mut changes = Vec::new();
     for batch in StreamReader::try_new(std::io::Cursor::new(range(segment, section)?), None)? {
@@ -346,8 +356,11 @@ pub fn decode_changes(
         let keys = digests(batch.column(1)).map_err(column)?;
         let rows = digests(batch.column(2)).map_err(column)?;
         for place in 0..batch.num_rows() {
-            let values = schema.columns.iter().zip(&places);
-            let values = values.map(|(c, at)| value_at(batch.column(*at), c.kind, place));
+            let values = schema.columns.iter().zip(&places).enumerate();
+            let values = values.map(|(column, (c, at))| match wanted(column) {
+                true => value_at(batch.column(*at), c.kind, place),
+                false => Ok(Value::Null),
+            });
             changes.push(Change {
                 key: keys[place],
                 row: rows[place],

@@ -33,7 +33,9 @@ fn referred_to(mill: &Mill, held: &Held) -> Vec<PathBuf> {
         let metadata = PathBuf::from(published.tables[table].metadata_location.trim_start_matches("file://"));
         let text = fs::read_to_string(&metadata).expect("a metadata file");
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let current = json["snapshots"].as_array().and_then(|all| all.last()).expect("a snapshot");
+        let current = |snapshot: &&serde_json::Value| snapshot["snapshot-id"] == json["current-snapshot-id"];
+        let current = json["snapshots"].as_array().and_then(|all| all.iter().find(current));
+        let current = current.expect("a snapshot");
         let list = current["manifest-list"].as_str().expect("an address").trim_start_matches("file://");
         objects.extend([metadata, list.into()]);
     }

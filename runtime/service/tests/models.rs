@@ -1,4 +1,6 @@
-//! A model that fails and panics: what it cannot answer ends as a failure, and the mill goes on.
+//! Models that make trouble: one that fails and panics, so that what it cannot answer ends as a failure
+//! and the mill goes on; and one that is slower than the source, so that texts leave the cache before
+//! their turn comes.
 
 mod oracle;
 mod support;
@@ -8,6 +10,7 @@ use oracle::traffic::Step;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use support::held::{Held, rows};
 use support::mill::Mill;
 use tidemill::cli::{RunSettings, Until};
@@ -46,11 +49,30 @@ impl Model for Moody {
     }
 }
 
+/// The model `lexical`, but it takes its time.
+#[derive(Default)]
+struct Slow(Lexical);
+
+impl Model for Slow {
+    fn id(&self) -> ModelId {
+        self.0.id()
+    }
+
+    fn tokens(&self, text: &str) -> u64 {
+        self.0.tokens(text)
+    }
+
+    fn embed(&self, texts: &[&str]) -> Vec<Result<Vec<f32>, AttemptError>> {
+        std::thread::sleep(Duration::from_millis(texts.len() as u64));
+        self.0.embed(texts)
+    }
+}
+
 /// Runs a mill in this process until it is drained.
-fn drain(mill: &Mill, model: Arc<Moody>) {
+fn drain(mill: &Mill, model: Arc<dyn Model>, more: &[(&str, &str)]) {
     let app = tidemill::flywheel::app();
     let flags = [("epoch-interval", "20ms"), ("lake-interval", "150ms"), ("workers", "2")];
-    let flags = flags.map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
+    let flags = flags.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let sources = Sources { file: Some(mill.configuration()), flags, cores: 2, ..Sources::default() };
     let settings = resolve(&app.settings, &sources).expect("settings").settings;
     let program = (app.program)(&settings.program).expect("the program");
@@ -90,7 +112,7 @@ fn a_text_that_no_model_can_read_ends_as_a_failure_and_is_not_asked_again() {
     let write = |from| mill.write(&[Step { file: "trajectories.jsonl".into(), append: lines(from) }]);
     write(0);
     let model = Arc::new(Moody::default());
-    drain(&mill, model.clone());
+    drain(&mill, model.clone(), &[]);
     let held = Held::of(&mill);
     held.hold_all();
     let failed = failures(&held);
@@ -105,12 +127,25 @@ fn a_text_that_no_model_can_read_ends_as_a_failure_and_is_not_asked_again() {
     // A start asks for nothing of which there is a failure; a new text with an old question neither.
     let asked = model.attempts.swap(0, Ordering::SeqCst);
     assert!(asked >= 6 * 3, "{asked} attempts");
-    drain(&mill, model.clone());
+    drain(&mill, model.clone(), &[]);
     assert_eq!(model.attempts.load(Ordering::SeqCst), 0, "a failure was computed again");
     write(100);
-    drain(&mill, model.clone());
+    drain(&mill, model.clone(), &[]);
     let held = Held::of(&mill);
     held.hold_all();
     let failed = failures(&held);
     assert_eq!(failed.len(), 6 + 5, "{failed:?}");
+}
+
+/// 60 MB of bodies pass through a cache of 24 MiB while the model answers a thousand texts a second.
+#[test]
+fn texts_that_have_left_the_cache_are_read_back_from_their_rows() {
+    let mill = Mill::new(&json!({"holdout": {"tasks": [], "per_10k": 0}, "tokens_max": 100_000}));
+    let question = |id: usize| format!("question {id} {}", "tide ".repeat(8000));
+    let lines: String = (0..1500).map(|id| trajectory(id, &question(id))).collect();
+    mill.write(&[Step { file: "trajectories.jsonl".into(), append: lines.into_bytes() }]);
+    drain(&mill, Arc::new(Slow::default()), &[("memory-bytes-max", "64MiB"), ("epoch-bytes-max", "4MiB")]);
+    let held = Held::of(&mill);
+    held.hold_drained();
+    held.hold_log();
 }
