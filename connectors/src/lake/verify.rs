@@ -14,8 +14,8 @@ use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 
 /// Checks the segments of a root and of those after its publication, and the publication itself: the size
 /// and digest of every object, footers, deletions, row counts, and that every key stands once; then that
-/// the tail's changes fit the publication. All that the root refers to is read. The problems, each with the object that it is
-/// about; an error only if the store cannot be asked.
+/// the tail's changes fit the publication. All that the root refers to is read. The problems, each with
+/// the object that it is about; an error only if the store cannot be asked.
 pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
     let io = Io { store: options.store.clone(), handle: options.handle.clone() };
     let mut checking = Checking { sizes: sizes(&io)?, io, root, problems: Vec::new() };
