@@ -59,6 +59,8 @@ pub trait BodyFinder: Send + Sync {
     /// Hands out the bodies of the rows, by their places in `wanted` and in no order; what the newest
     /// commit does not have is left out.
     fn find(&self, wanted: &[Wanted], found: &mut dyn FnMut(usize, &[u8])) -> Result<(), ViewFailure>;
+    /// Nothing is wanted for the moment: what was kept for the next call may be forgotten.
+    fn rest(&self);
 }
 
 /// The dispatcher.
@@ -91,6 +93,7 @@ impl Dispatcher {
                     Some(body) => self.offer(&ask, &body),
                     None => misses.push(ask),
                 },
+                Err(RecvTimeoutError::Timeout) if misses.is_empty() => self.finder.rest(),
                 Err(RecvTimeoutError::Timeout) => self.read_back(&mut misses)?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }

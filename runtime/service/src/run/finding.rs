@@ -1,8 +1,8 @@
 //! Bodies that are in no cache, read back from the rows that own them.
 //!
 //! A row's place in the lake is looked up by its key, or its body stands in a segment of the log's tail, so
-//! that what is read is what is wanted. The last snapshot is kept: of tables whose publication has not
-//! changed since, the next one knows already where rows stand.
+//! that what is read is what is wanted. The last snapshot is kept while texts are wanted: of tables whose
+//! publication has not changed since, the next one knows already where rows stand.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_connectors::lake::{LakeError, Snapshot, SnapshotOptions};
@@ -60,5 +60,9 @@ impl BodyFinder for Finder {
             }
             Err(error) => Err(ViewError::from(error).into()),
         }
+    }
+
+    fn rest(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
