@@ -4,5 +4,6 @@
 //! as Iceberg tables and reads them back. Each implements a trait of `tidemill-core`.
 
 pub mod files;
+pub mod kafka;
 pub mod lake;
 pub mod store;

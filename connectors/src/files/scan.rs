@@ -91,6 +91,7 @@ mod tests {
     fn streams() -> Vec<StreamSpec> {
         let stream = |name: &str, prefixes: &[&str]| StreamSpec {
             name: name.into(),
+            topic: name.into(),
             file_prefixes: prefixes.iter().map(|prefix| prefix.to_string()).collect(),
             value_bytes_max: 10,
         };

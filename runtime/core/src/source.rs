@@ -305,6 +305,8 @@ pub struct StreamSpec {
     pub name: String,
     /// The beginnings of the names of its files.
     pub file_prefixes: Vec<String>,
+    /// Its Kafka topic, unless the settings name another.
+    pub topic: String,
     /// Values over this are not kept, only reported as [`RawValue::TooLarge`].
     pub value_bytes_max: u64,
 }

@@ -121,6 +121,7 @@ impl Bench {
         let stream = |name: &str| StreamSpec {
             name: name.into(),
             file_prefixes: vec![name.into()],
+            topic: name.into(),
             value_bytes_max: VALUE_BYTES_MAX,
         };
         let clock = self.clock.clone();

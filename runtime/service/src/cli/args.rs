@@ -28,6 +28,8 @@ fn setting(name: &str, help: &str, value: &'static str) -> Arg {
     match name {
         "input.dir" => arg.long("input").alias(long).value_name("DIR"),
         "store.url" => arg.long("store").alias(long).value_name("URL"),
+        "kafka.brokers" => arg.long("kafka").alias(long).value_name("BROKERS"),
+        "log.format" => arg.long("log").alias(long),
         _ => arg.long(long),
     }
 }
@@ -38,6 +40,7 @@ fn value_name(kind: Kind) -> &'static str {
         Kind::Bytes { .. } => "BYTES",
         Kind::Duration => "TIME",
         Kind::Text => "TEXT",
+        Kind::Scalar => "VALUE",
         Kind::Choice(_) => "WORD",
     }
 }
@@ -48,9 +51,10 @@ fn chosen(app: &App, arguments: &[OsString]) -> BTreeSet<String> {
     let exact: BTreeSet<String> = exact_keys(app).into_iter().map(|(name, _)| flag(&name)).collect();
     let names = arguments.iter().filter_map(|a| a.to_str()?.strip_prefix("--"));
     let names = names.map(|name| name.split('=').next().unwrap_or(name).to_string());
-    let section = format!("{}-", app.settings.section);
+    let stems = KEYS.iter().filter(|key| key.is_chosen()).map(|key| flag(key.name.trim_end_matches('*')));
+    let sections: Vec<String> = stems.chain([format!("{}-", app.settings.section)]).collect();
     names
-        .filter(|n| n.starts_with(&section) && !exact.contains(n) && known.unfold(&folded(n)).is_some())
+        .filter(|n| sections.iter().any(|s| n.starts_with(s.as_str())) && !exact.contains(n) && known.unfold(&folded(n)).is_some())
         .collect()
 }
 
@@ -62,14 +66,16 @@ fn exact_keys(app: &App) -> Vec<(String, String)> {
 fn with_settings(command: Command, app: &App, arguments: &[OsString]) -> Command {
     let config = Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf));
     let command = command.arg(config.help("Settings in TOML; environment and flags stand above it"));
-    let own = KEYS.iter().map(|key| setting(key.name, key.help, value_name(key.kind)));
+    let own = KEYS.iter().filter(|key| !key.is_chosen()).map(|key| setting(key.name, key.help, value_name(key.kind)));
     let program = exact_keys(app).into_iter().map(|(name, help)| setting(&name, &help, "VALUE"));
     let chosen = chosen(app, arguments).into_iter().map(|name| setting(&name, "", "VALUE").hide(true));
     let free = app.settings.keys.iter().filter(|key| key.path.contains('*'));
-    let free = free.map(|key| {
-        let name = format!("{}.{}", app.settings.section, key.path.replace('*', "NAME"));
-        format!("\n  --{} VALUE  {}", flag(&name), key.help)
-    });
+    let free = free.map(|key| (format!("{}.{}", app.settings.section, key.path), key.help.clone()));
+    let library = KEYS.iter().filter(|key| key.is_chosen());
+    let library = library.map(|key| (key.name.to_string(), key.help.to_string()));
+    let free = library
+        .chain(free)
+        .map(|(name, help)| format!("\n  --{} VALUE  {help}", flag(&name.replace('*', "NAME"))));
     let after = "Every setting `a.b_c` is also the key `b_c` of `[a]` in the settings file and the environment \
                  variable TIDEMILL_A__B_C.";
     let free: String = free.collect();

@@ -29,6 +29,8 @@ pub enum Kind {
     Text,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// A text, a number or a truth value; kept as text.
+    Scalar,
 }
 
 /// What holds when nobody sets a key.
@@ -56,7 +58,7 @@ pub enum Fallback {
 /// A setting of the library.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// `section.name`, or a bare name.
+    /// `section.name`, or a bare name. A last segment `*` is a name that people choose.
     pub name: &'static str,
     /// What its value must be.
     pub kind: Kind,
@@ -64,6 +66,17 @@ pub struct Key {
     pub fallback: Fallback,
     /// One line for people.
     pub help: &'static str,
+}
+
+impl Key {
+    /// Whether its last segment is a name that people choose.
+    pub fn is_chosen(&self) -> bool {
+        self.name.ends_with(".*")
+    }
+}
+
+fn segments(key: &Key) -> Path {
+    key.name.split('.').map(str::to_string).collect()
 }
 
 const fn key(name: &'static str, kind: Kind, fallback: Fallback, help: &'static str) -> Key {
@@ -80,6 +93,20 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         Fallback::Unset,
         "Folder whose .jsonl, .jsonl.gz and .jsonl.zst files are read",
+    ),
+    key("kafka.brokers", Kind::Text, Fallback::Unset, "Kafka's bootstrap servers, such as a:9092,b:9092"),
+    key("kafka.topics.*", Kind::Text, Fallback::Unset, "The topic of a stream [the stream's name]"),
+    key(
+        "kafka.group",
+        Kind::Text,
+        Fallback::Is("tidemill"),
+        "Group under which offsets are committed, for others to watch; nothing is read back from it",
+    ),
+    key(
+        "kafka.properties.*",
+        Kind::Scalar,
+        Fallback::Unset,
+        "Any property of librdkafka, such as security.protocol (dots may be written as _)",
     ),
     key("store.url", Kind::Text, Fallback::Unset, "The store: a path, file://, s3:// or memory:// address"),
     key("store.retention", Kind::Duration, Fallback::Is("24h"), "How long commits and their files are kept"),
@@ -111,7 +138,7 @@ pub const KEYS: &[Key] = &[
         "memory.bytes_max",
         Kind::Bytes { min: 64 << 20 },
         Fallback::Is("512MiB"),
-        "Bound of pinned and of cached bodies (three eighths each), publishing and segments (an eighth each)",
+        "Bound of pinned bodies (three eighths), cached ones (two), fetched records, publishing, segments (one each)",
     ),
     key("model.name", Kind::Choice(&["lexical"]), Fallback::Is("lexical"), "The model that embeds texts"),
     key(
@@ -134,7 +161,13 @@ pub const KEYS: &[Key] = &[
         Fallback::Is("warn"),
         "What is logged on standard error",
     ),
-    key("log.format", Kind::Choice(&["text"]), Fallback::Is("text"), "How log lines look"),
+    key("log.format", Kind::Choice(&["text", "json"]), Fallback::Is("text"), "How log lines look"),
+    key(
+        "http.listen",
+        Kind::Text,
+        Fallback::Is("127.0.0.1:9464"),
+        "Where `run` answers /healthz, /readyz and /metrics; `off` for nowhere",
+    ),
 ];
 
 /// A setting of the program, under the program's section.
@@ -204,14 +237,15 @@ impl<'a> Known<'a> {
     /// Takes in paths whose chosen names flags and environment may use.
     pub fn learn<'p>(&mut self, paths: impl IntoIterator<Item = &'p Path>) {
         let section = self.program.section;
-        let own = paths.into_iter().filter(|path| path.first().is_some_and(|first| first == section));
-        self.spelt.extend(own.cloned());
+        let own = |path: &&Path| {
+            path.first().is_some_and(|first| first == section) || Self::key(path).is_some_and(Key::is_chosen)
+        };
+        self.spelt.extend(paths.into_iter().filter(own).cloned());
     }
 
     /// The library's key of that path.
     pub fn key(path: &[String]) -> Option<&'static Key> {
-        let name = path.join(".");
-        KEYS.iter().find(|key| key.name == name && name.split('.').count() == path.len())
+        KEYS.iter().find(|key| matches(&segments(key), path))
     }
 
     /// Whether a setting of that path exists.
@@ -226,7 +260,7 @@ impl<'a> Known<'a> {
     }
 
     fn library(&self) -> impl Iterator<Item = Path> {
-        KEYS.iter().map(|key| key.name.split('.').map(str::to_string).collect())
+        KEYS.iter().filter(|key| !key.is_chosen()).map(segments)
     }
 
     fn patterns(&self) -> impl Iterator<Item = Path> + '_ {
@@ -234,7 +268,7 @@ impl<'a> Known<'a> {
         let path = move |key: &ProgramKey| {
             [section].into_iter().chain(key.path.split('.')).map(String::from).collect()
         };
-        self.program.keys.iter().map(path)
+        KEYS.iter().filter(|key| key.is_chosen()).map(segments).chain(self.program.keys.iter().map(path))
     }
 
     /// The path that a folded name (of a flag or of the environment) stands for.

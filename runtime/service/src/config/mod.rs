@@ -22,7 +22,7 @@ pub use keys::{
 pub use layers::{ENV_PREFIX, Entry, Layer, Origin};
 pub use near::nearest;
 pub use settings::{
-    EpochSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved, Settings,
+    EpochSettings, KafkaSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved, Settings,
     Sources, StoreSettings, address_is_local, resolve,
 };
 pub use values::{parse_bytes, parse_duration};

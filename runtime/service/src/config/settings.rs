@@ -5,7 +5,7 @@ use super::keys::{Fallback, KEYS, Key, Known, Path, ProgramSettings, dotted};
 use super::layers::{Entry, Layer, Origin, from_env, from_file, from_flags};
 use super::values::{Checked, check, parse_duration};
 use serde_json::{Map, Value};
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
 /// Everything that a run needs to know.
 #[derive(Clone, PartialEq, Debug)]
@@ -14,6 +14,8 @@ pub struct Settings {
     pub workers: usize,
     /// The folder that is read.
     pub input_dir: Option<PathBuf>,
+    /// Kafka.
+    pub kafka: KafkaSettings,
     /// The store.
     pub store: StoreSettings,
     /// When epochs close.
@@ -26,8 +28,42 @@ pub struct Settings {
     pub model: ModelSettings,
     /// What is logged.
     pub log: LogSettings,
+    /// Where a service answers about itself; nowhere if `None`.
+    pub http_listen: Option<String>,
     /// The program's settings, defaults included.
     pub program: Value,
+}
+
+/// `kafka.*`
+#[derive(Clone, PartialEq, Default)]
+pub struct KafkaSettings {
+    /// Bootstrap servers.
+    pub brokers: Option<String>,
+    /// Topics by stream, where they are not the program's own.
+    pub topics: BTreeMap<String, String>,
+    /// The group under which offsets are committed for others to watch.
+    pub group: String,
+    /// Properties of librdkafka.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Values that may be secrets are left out.
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("KafkaSettings");
+        shown.field("brokers", &self.brokers).field("topics", &self.topics).field("group", &self.group);
+        shown.field("properties", &self.properties.keys()).finish()
+    }
+}
+
+/// Whether the value of a property of librdkafka must not be shown.
+fn is_secret(property: &str) -> bool {
+    ["password", "secret", "pem", "jaas", "oauthbearer.config"].iter().any(|part| property.contains(part))
+}
+
+/// The name of a property of librdkafka, as flags and the environment may have spelt it.
+fn property_name(chosen: &str) -> String {
+    if chosen.contains('.') { chosen.to_string() } else { chosen.replace('_', ".") }
 }
 
 /// `store.*`
@@ -70,9 +106,14 @@ impl MemorySettings {
         self.bytes_max / 8 * 3
     }
 
-    /// The cache of bodies: three eighths. What is pinned is mostly in it too, and counts once.
+    /// The cache of bodies: a quarter. What is pinned is mostly in it too, and counts once.
     pub fn body_cache_bytes(&self) -> u64 {
-        self.bytes_max / 8 * 3
+        self.bytes_max / 4
+    }
+
+    /// What sources have fetched and not handed on: an eighth.
+    pub fn source_bytes(&self) -> u64 {
+        self.bytes_max / 8
     }
 
     /// What a publication holds at once: an eighth.
@@ -106,7 +147,7 @@ pub struct ModelSettings {
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// `text`.
+    /// `text` or `json`.
     pub format: String,
 }
 
@@ -261,10 +302,39 @@ impl Reader<'_> {
         }
     }
 
+    /// All that is given under a key whose last segment people choose, by that segment.
+    fn chosen(&mut self, name: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+        let stem: Path = name.trim_end_matches(".*").split('.').map(str::to_string).collect();
+        let given = self.layer.iter().filter(|(path, _)| path.len() > stem.len() && path.starts_with(&stem));
+        let mut found = BTreeMap::new();
+        for (path, Entry { value, origin }) in given {
+            let key = Known::key(path).expect("layers hold known settings only");
+            let wrong = |e: String| ConfigError::new(origin, format!("`{}`: {e}", dotted(path)));
+            let Checked::Text(text) = check(key.kind, value).map_err(wrong)? else {
+                unreachable!("{name} is a text")
+            };
+            let chosen = path[stem.len()].clone();
+            let shown = if is_secret(&property_name(&chosen)) { "***".into() } else { value.clone() };
+            self.lines.push(Line { key: dotted(path), value: shown, origin: origin.clone() });
+            found.insert(chosen, text);
+        }
+        Ok(found)
+    }
+
+    fn kafka(&mut self) -> Result<KafkaSettings, ConfigError> {
+        let brokers = self.text("kafka.brokers")?;
+        let topics = self.chosen("kafka.topics.*")?;
+        let group = self.text("kafka.group")?.unwrap_or_default();
+        let properties = self.chosen("kafka.properties.*")?;
+        let properties = properties.into_iter().map(|(name, value)| (property_name(&name), value)).collect();
+        Ok(KafkaSettings { brokers, topics, group, properties })
+    }
+
     fn settings(&mut self, program: Value) -> Result<Settings, ConfigError> {
         Ok(Settings {
             workers: self.number("workers")? as usize,
             input_dir: self.text("input.dir")?.map(PathBuf::from),
+            kafka: self.kafka()?,
             store: StoreSettings { url: self.text("store.url")?, retention: self.span("store.retention")? },
             epoch: EpochSettings {
                 interval: self.span("epoch.interval")?,
@@ -283,6 +353,7 @@ impl Reader<'_> {
                 level: self.text("log.level")?.unwrap_or_default(),
                 format: self.text("log.format")?.unwrap_or_default(),
             },
+            http_listen: self.text("http.listen")?.filter(|address| address != "off"),
             program,
         })
     }

@@ -11,7 +11,7 @@ pub enum Checked {
     Number(u64),
     /// Of [`Kind::Duration`].
     Span(Duration),
-    /// Of [`Kind::Text`] or [`Kind::Choice`].
+    /// Of [`Kind::Text`], [`Kind::Choice`] or [`Kind::Scalar`].
     Text(String),
 }
 
@@ -67,6 +67,11 @@ pub fn check(kind: Kind, value: &Value) -> Result<Checked, String> {
         Kind::Choice(words) => match value.as_str() {
             Some(text) if words.contains(&text) => Ok(Checked::Text(text.to_string())),
             _ => wrong(format!("one of {}", words.join(", "))),
+        },
+        Kind::Scalar => match value {
+            Value::String(text) => Ok(Checked::Text(text.clone())),
+            Value::Number(_) | Value::Bool(_) => Ok(Checked::Text(value.to_string())),
+            _ => wrong("a text, a number, true or false".into()),
         },
     }
 }

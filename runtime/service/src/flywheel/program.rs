@@ -72,6 +72,7 @@ impl Program for Flywheel {
         let spec = |stream: Stream| StreamSpec {
             name: stream.name().to_string(),
             file_prefixes: stream.file_prefixes().iter().map(ToString::to_string).collect(),
+            topic: stream.name().to_string(),
             value_bytes_max: self.settings.record_bytes_max,
         };
         Stream::ALL.into_iter().map(spec).collect()

@@ -1,0 +1,110 @@
+//! Clients of librdkafka: which properties they get, and where their own log goes.
+//!
+//! Properties come from the settings as they stand, so that whatever librdkafka can do can be set. A few
+//! are not the user's: those on which it rests that nothing is lost or read twice. They are refused by
+//! name, so that nobody believes to have set them.
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+use std::collections::BTreeMap;
+use tidemill_core::source::SourceError;
+
+/// Where the brokers are, and how to talk to them.
+#[derive(Clone, PartialEq, Default)]
+pub struct Connection {
+    /// Bootstrap servers.
+    pub brokers: String,
+    /// Properties of librdkafka.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Properties that are ours, each with what to do instead.
+const OURS: &[(&str, &str)] = &[
+    ("bootstrap.servers", "give the brokers with --kafka BROKERS"),
+    ("metadata.broker.list", "give the brokers with --kafka BROKERS"),
+    ("group.id", "set kafka.group"),
+    ("auto.offset.reset", "offsets are always explicit, and what is gone is never skipped in silence"),
+    ("enable.auto.commit", "positions are part of each commit of the store"),
+    ("enable.auto.offset.store", "positions are part of each commit of the store"),
+    ("isolation.level", "only what was committed is read"),
+    ("enable.idempotence", "what is produced is produced once"),
+];
+
+impl Connection {
+    /// A configuration with our defaults, then the user's properties, then `fixed`.
+    ///
+    /// # Errors
+    ///
+    /// When a property is not the user's to set.
+    pub fn config(
+        &self,
+        defaults: &[(&str, String)],
+        fixed: &[(&str, &str)],
+    ) -> Result<ClientConfig, SourceError> {
+        if let Some((name, instead)) = OURS.iter().find(|(name, _)| self.properties.contains_key(*name)) {
+            return Err(SourceError(format!("kafka.properties.{name} cannot be set: {instead}")));
+        }
+        let mut config = ClientConfig::new();
+        config.set("client.id", "tidemill").set_log_level(RDKafkaLogLevel::Info);
+        for (name, value) in defaults {
+            config.set(*name, value);
+        }
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in fixed {
+            config.set(*name, *value);
+        }
+        Ok(config)
+    }
+}
+
+/// What is wrong with a client's configuration, for people.
+pub fn refused(error: &KafkaError) -> SourceError {
+    let KafkaError::ClientConfig(_, why, name, value) = error else {
+        return SourceError(format!("the Kafka client cannot be made: {error}; check kafka.properties"));
+    };
+    let mut message = format!("kafka.properties.{name} = {value:?}: {why}");
+    if cfg!(not(feature = "tls")) && (name.starts_with("ssl.") || why.contains("OpenSSL") || why.contains("SSL"))
+    {
+        message.push_str(
+            "; this binary was built without TLS: build it with `cargo build --release --features tls` (which \
+             needs OpenSSL's headers)",
+        );
+    }
+    SourceError(message)
+}
+
+/// Passes the client's own log on.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Quiet;
+
+impl ClientContext for Quiet {
+    /// What the client sees of its connections is told by whoever asks for something and gets no answer;
+    /// here it would come once a second and broker.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(target: "kafka", facility, "{message}");
+            }
+            _ => tracing::debug!(target: "kafka", facility, "{message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "kafka", %error, "{reason}");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
+}
