@@ -60,7 +60,8 @@ pub fn run(load: Load) -> Result<Report, Error> {
     let run = RunSettings {
         model: tidemill::run::model(&settings.model)?,
         settings,
-        input_dir: load.input,
+        input_dir: Some(load.input),
+        accept_gap: false,
         store_url: store.display().to_string(),
         until: Until::Drained,
         progress: Arc::new(|_| {}),

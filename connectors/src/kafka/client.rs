@@ -42,7 +42,7 @@ impl Connection {
     /// When a property is not the user's to set.
     pub fn config(
         &self,
-        defaults: &[(&str, String)],
+        defaults: &[(&str, &str)],
         fixed: &[(&str, &str)],
     ) -> Result<ClientConfig, SourceError> {
         if let Some((name, instead)) = OURS.iter().find(|(name, _)| self.properties.contains_key(*name)) {
@@ -51,7 +51,7 @@ impl Connection {
         let mut config = ClientConfig::new();
         config.set("client.id", "tidemill").set_log_level(RDKafkaLogLevel::Info);
         for (name, value) in defaults {
-            config.set(*name, value);
+            config.set(*name, *value);
         }
         for (name, value) in &self.properties {
             config.set(name, value);

@@ -205,6 +205,7 @@ mod tests {
             program: ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) },
             positions: Default::default(),
             cursors: Default::default(),
+            gaps: Vec::new(),
             models: Vec::new(),
             segments: Vec::new(),
             published: None,

@@ -311,6 +311,7 @@ impl World {
             program: ProgramId { name: "docs".into(), version: "1".into(), settings },
             positions: Default::default(),
             cursors: Default::default(),
+            gaps: Vec::new(),
             models: Vec::new(),
             segments,
             published: self.published.clone(),

@@ -16,8 +16,8 @@
 //! writer's next name is taken, by another's nonce. Root `e` is put only after root `e-1` is known to be
 //! there, so the chain has no holes. The claim repeats everything but the generation.
 
-use std::collections::VecDeque;
-use tidemill_types::{Cursors, Epoch, FORMAT, ModelId, Positions, ProgramId, Published, Root, SegmentRef};
+use std::collections::{BTreeMap, VecDeque};
+use tidemill_types::{Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef};
 
 /// All that the workers report of one closed epoch.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +39,36 @@ pub struct InForce {
     pub program: ProgramId,
     /// The models, the one in force last.
     pub models: Vec<ModelId>,
+    /// What the sources go on without, if anything: part of the first commit.
+    pub skipped: Skipped,
+}
+
+/// What sources found gone and were allowed to go on without, and where they go on.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Skipped {
+    /// The new gaps.
+    pub gaps: Vec<Gap>,
+    /// The positions behind them.
+    pub positions: Positions,
+    /// What the sources need to go on from there.
+    pub cursors: Cursors,
+}
+
+impl Skipped {
+    /// Positions and cursors of a root, with those behind the gaps in their place.
+    pub fn applied_to(&self, positions: &Positions, cursors: &Cursors) -> (Positions, Cursors) {
+        let (mut positions, mut cursors) = (positions.clone(), cursors.clone());
+        merge(&mut positions, self.positions.clone());
+        merge(&mut cursors, self.cursors.clone());
+        (positions, cursors)
+    }
+}
+
+/// Lays entries of partitions over others.
+fn merge<V>(into: &mut BTreeMap<String, BTreeMap<String, V>>, from: BTreeMap<String, BTreeMap<String, V>>) {
+    for (stream, partitions) in from {
+        into.entry(stream).or_default().extend(partitions);
+    }
 }
 
 /// What the edge hands in for each root: the clock and a unique nonce.
@@ -172,11 +202,14 @@ impl Committer {
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
-        for (stream, partitions) in sealed.positions {
-            root.positions.entry(stream).or_default().extend(partitions);
+        let skipped = std::mem::take(&mut self.in_force.skipped);
+        root.gaps.extend(skipped.gaps.into_iter().map(|gap| Gap { epoch: root.epoch, ..gap }));
+        // What was read since stands above where reading began.
+        for positions in [skipped.positions, sealed.positions] {
+            merge(&mut root.positions, positions);
         }
-        for (stream, partitions) in sealed.cursors {
-            root.cursors.entry(stream).or_default().extend(partitions);
+        for cursors in [skipped.cursors, sealed.cursors] {
+            merge(&mut root.cursors, cursors);
         }
         root
     }
@@ -232,6 +265,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             program: start.program.clone(),
             positions: Positions::new(),
             cursors: Cursors::new(),
+            gaps: Vec::new(),
             models: start.models.clone(),
             segments: Vec::new(),
             published: None,
@@ -272,7 +306,7 @@ mod tests {
 
     fn in_force() -> InForce {
         let program = ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) };
-        InForce { program, models: vec![] }
+        InForce { program, models: vec![], skipped: Skipped::default() }
     }
 
     fn started() -> Committer {
@@ -333,6 +367,34 @@ mod tests {
         let first = claim(None, "memory://x", &in_force(), stamp(0));
         let second = claim(Some(&first), "memory://x", &in_force(), stamp(1));
         follows(&first, &second).unwrap();
+    }
+
+    #[test]
+    fn a_gap_stands_in_the_first_commit_with_the_positions_behind_it_and_in_every_later_one() {
+        let gap = |epoch| Gap {
+            epoch,
+            stream: "s".into(),
+            partition: "0".into(),
+            from: 3,
+            to: 9,
+            resumed_in: "0".into(),
+            reason: "deleted".into(),
+        };
+        let at = |offset: u64| Positions::from([("s".into(), BTreeMap::from([("0".into(), offset)]))]);
+        let skipped = Skipped { gaps: vec![gap(0)], positions: at(9), cursors: Cursors::new() };
+        let claim = claim(None, "memory://x", &in_force(), stamp(0));
+        let mut c = Committer::new(claim, InForce { skipped, ..in_force() });
+        c.sealed(sealed(1));
+        c.sealed(SealedEpoch { positions: at(12), ..sealed(2) });
+        let Action::Put(first) = c.next(|| stamp(1)) else { panic!("a put") };
+        assert_eq!((&first.gaps, &first.positions), (&vec![gap(1)], &at(9)));
+        c.put_answered(PutAnswer::New);
+        let Action::Put(second) = c.next(|| stamp(2)) else { panic!("a put") };
+        assert_eq!((&second.gaps, &second.positions), (&vec![gap(1)], &at(12)));
+        follows(&first, &second).unwrap();
+        let mut forgetful = *second;
+        forgetful.gaps.clear();
+        assert!(follows(&first, &forgetful).unwrap_err().to_string().contains("gap"));
     }
 
     #[test]

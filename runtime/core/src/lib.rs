@@ -14,6 +14,7 @@ pub mod batch;
 pub mod bodies;
 pub mod builder;
 pub mod columns;
+pub mod combined;
 pub mod commit;
 pub mod conductor;
 mod control;

@@ -88,17 +88,21 @@ pub fn read(
     ends: &Ends,
 ) {
     let mut batching = Batching { decoders, batch: SourceBatch::default() };
-    let mut idle = 0;
+    let (mut idle, mut draining, mut says_drained) = (0, false, false);
     while !ends.stop.load(Ordering::Relaxed) {
-        idle = if ends.drain.load(Ordering::Acquire) { idle + 1 } else { 0 };
+        if !draining && ends.drain.load(Ordering::Acquire) {
+            (draining, says_drained) = (true, source.drain());
+        }
+        idle = if draining && !says_drained { idle + 1 } else { 0 };
         let polled = source.poll(&mut batching);
         let batch = batching.take();
+        let has_news = batch.records > 0 || !batch.positions.is_empty();
         for (digest, body) in &batch.bodies {
             bodies.insert(*digest, body.clone());
         }
         let taken = Taken::of(&batch);
         took(taken);
-        if taken.records > 0 && out.send(FromSource::Batch(Box::new(batch))).is_err() {
+        if has_news && out.send(FromSource::Batch(Box::new(batch))).is_err() {
             return;
         }
         let last = match polled {

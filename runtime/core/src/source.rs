@@ -4,9 +4,10 @@
 //! share of the partitions. It hands out raw records; the program's [`Decode`] turns each into a row,
 //! a deletion or a reject, on the same thread, so that the timely worker sees typed values only.
 
+use crate::commit::Skipped;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc, sync::LazyLock};
+use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc, sync::LazyLock, sync::atomic::AtomicBool};
 use tidemill_types::{
     Cell, Cursors, Digest, Kind, Partition, Positions, Row, RowError, TableSchema, Text, ValueReader,
 };
@@ -49,6 +50,8 @@ pub enum Decoded<T> {
     Row(T),
     /// The identity is deleted.
     Delete(String),
+    /// The record changes nothing at all: it deletes what no row can be.
+    Nothing,
     /// The record changes nothing but `ops.rejects`.
     Reject(Reject),
 }
@@ -258,6 +261,7 @@ impl<D: Decode> ErasedDecode for Eraser<D> {
                 self.word(record, row.identity().into(), Some(Arc::new(row)));
             }
             Decoded::Delete(identity) => self.word(record, identity.into(), None),
+            Decoded::Nothing => {}
             Decoded::Reject(reject) => self.reject(record, reject, out),
         }
     }
@@ -296,6 +300,12 @@ pub struct SourceError(pub String);
 pub trait Source: Send {
     /// Reads on where it stands, without waiting for more than is there.
     fn poll(&mut self, sink: &mut dyn RecordSink) -> Result<Polled, SourceError>;
+
+    /// From now on nothing that comes later need be read. `true`: the source takes the ends that it has now
+    /// and will say [`Polled::Drained`]; `false`: it cannot, and is drained when it stays idle.
+    fn drain(&mut self) -> bool {
+        false
+    }
 }
 
 /// A stream of the program, as sources need to know it.
@@ -311,8 +321,42 @@ pub struct StreamSpec {
     pub value_bytes_max: u64,
 }
 
+/// How far behind its end a partition is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lag {
+    /// The stream.
+    pub stream: String,
+    /// The partition.
+    pub partition: String,
+    /// The first record that is not committed.
+    pub position: u64,
+    /// The end that readers can see.
+    pub end: u64,
+}
+
+/// How a source stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// Of each partition that has an end.
+    pub lag: Vec<Lag>,
+    /// What it waits for, and since when.
+    pub waiting: Option<String>,
+}
+
 /// Opens a source's shares.
 pub trait SourceFactory: Send + Sync {
+    /// Makes sure that the source can be read on from `positions`; waits for it where it is only away, until
+    /// `stop` is set, and then gives `None`. Else what is gone and was allowed to be. Called before a store is
+    /// claimed, so that a run that cannot begin changes nothing, and again after it, with what was claimed.
+    fn begin(
+        &self,
+        _positions: &Positions,
+        _cursors: &Cursors,
+        _stop: &AtomicBool,
+    ) -> Result<Option<Skipped>, SourceError> {
+        Ok(Some(Skipped::default()))
+    }
+
     /// The share of worker `worker` of `workers`, going on from `positions`.
     fn open(
         &self,
@@ -321,4 +365,12 @@ pub trait SourceFactory: Send + Sync {
         positions: &Positions,
         cursors: &Cursors,
     ) -> Result<Box<dyn Source>, SourceError>;
+
+    /// These positions are committed.
+    fn committed(&self, _positions: &Positions) {}
+
+    /// How it stands now.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
 }

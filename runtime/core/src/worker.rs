@@ -50,6 +50,8 @@ pub struct Plan {
     pub claim: Epoch,
     /// Whether program, settings or models differ from what is stored.
     pub changed: bool,
+    /// Whether the first epoch is committed at once, whatever it holds.
+    pub force_first: bool,
     /// Where segments go.
     pub upload: Arc<dyn Upload>,
     /// When epochs close.
@@ -130,7 +132,7 @@ pub fn run(worker: &mut Worker, plan: Arc<Plan>, ends: Ends) -> Result<(), Strin
         let options = ConductorOptions {
             epochs: plan.epochs,
             first: plan.claim + 1,
-            force_first: plan.changed,
+            force_first: plan.force_first,
             drain: plan.drain,
             workers: worker.peers(),
         };

@@ -78,7 +78,8 @@ fn drain(mill: &Mill, model: Arc<dyn Model>, more: &[(&str, &str)]) {
     let program = (app.program)(&settings.program).expect("the program");
     let run = RunSettings {
         settings,
-        input_dir: mill.input(),
+        input_dir: Some(mill.input()),
+        accept_gap: false,
         store_url: mill.store().display().to_string(),
         model,
         until: Until::Drained,

@@ -38,11 +38,15 @@ pub fn follows(previous: &Root, next: &Root) -> Result<(), Broken> {
             && next.positions == previous.positions
             && next.models == previous.models
             && next.published == previous.published
+            && next.gaps == previous.gaps
             && next.segments.is_empty();
         return if same { Ok(()) } else { broken("a claim that changes more than the generation".into()) };
     }
     if let Some(partition) = position_gone_back(&previous.positions, &next.positions) {
         return broken(format!("the position of {partition} went back"));
+    }
+    if !next.gaps.starts_with(&previous.gaps) {
+        return broken("a gap that was accepted is forgotten".into());
     }
     let epoch_of = |root: &Root| root.published.as_ref().map(|p| p.epoch);
     if epoch_of(next) < epoch_of(previous) || epoch_of(next) >= Some(next.epoch) {

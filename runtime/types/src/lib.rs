@@ -17,7 +17,7 @@ pub mod invariants;
 pub use digest::Digest;
 pub use partition::Partition;
 pub use root::{
-    Cursors, FORMAT, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef, SegmentRef,
+    Gap, Cursors, FORMAT, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef, SegmentRef,
     root_epoch, root_name,
 };
 pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};

@@ -43,6 +43,9 @@ pub struct Root {
     /// What the sources need to go on from there.
     #[serde(default)]
     pub cursors: Cursors,
+    /// Records that were gone before they were read, all that were ever accepted, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// Sorted by when each last came into force: the model in use is at the end.
     pub models: Vec<ModelId>,
     /// One segment a worker that had changes.
@@ -55,6 +58,25 @@ pub struct Root {
     /// The oldest root that is kept (as of this root).
     #[serde(default)]
     pub log_from: Epoch,
+}
+
+/// Records of a source that are gone and were never read; a person chose to go on without them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap {
+    /// The first commit that goes on behind it.
+    pub epoch: Epoch,
+    /// The stream.
+    pub stream: String,
+    /// The partition that was to be read on.
+    pub partition: String,
+    /// Its position: the first record that is missing.
+    pub from: u64,
+    /// Where reading goes on; in the same partition all below it is gone.
+    pub to: u64,
+    /// The partition that reading goes on in: the same, or its next life.
+    pub resumed_in: String,
+    /// What happened, for people.
+    pub reason: String,
 }
 
 /// A program, by name, version and settings.

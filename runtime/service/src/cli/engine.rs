@@ -34,8 +34,10 @@ pub type ProgressSink = Arc<dyn Fn(&Progress) + Send + Sync>;
 pub struct RunSettings {
     /// All settings.
     pub settings: Settings,
-    /// The folder that is read.
-    pub input_dir: PathBuf,
+    /// The folder that is read, if one is; Kafka is read if its brokers are set.
+    pub input_dir: Option<PathBuf>,
+    /// Whether to go on where records of a source are gone that were to be read.
+    pub accept_gap: bool,
     /// The store's address.
     pub store_url: String,
     /// What answers requests.

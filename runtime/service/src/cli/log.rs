@@ -21,6 +21,9 @@ pub fn log(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         return (first..=last).try_for_each(|epoch| out.line(&reader.root_text(epoch)?));
     }
     people(&reader, first, last, out)?;
+    for gap in reader.root(Some(last))?.gaps.iter().filter(|gap| gap.epoch >= first) {
+        out.line(&format!("gap accepted at {}: {}", gap.epoch, gap.reason))?;
+    }
     if alone {
         let tables = reader.tables(Some(last))?;
         for line in call.app.hooks.summary(&tables)? {

@@ -39,6 +39,8 @@ pub struct Progress {
     pub freshness: Option<Duration>,
     /// Rows by table, in the program's order; those of `_state.*` left out.
     pub tables: Vec<(String, u64)>,
+    /// Records that no commit covers yet, where sources have ends.
+    pub source_lag: Option<u64>,
     /// Why the sources pause, while they do.
     pub paused: Option<String>,
 }
@@ -64,8 +66,9 @@ impl Progress {
         let paused = self.paused.as_ref().map(|why| format!(" paused: {why}")).unwrap_or_default();
         let tables = self.tables.iter().map(|(table, rows)| format!(" {table} {rows}")).collect::<String>();
         let tables = if tables.is_empty() { tables } else { format!(":{tables}") };
+        let behind = self.source_lag.map(|records| format!(" behind {records}")).unwrap_or_default();
         format!(
-            "{:.0}s records {} ({:.0}/s) input {} ({}/s) epoch {} commit {} lag {} pending {} judged {} fresh {} rows {}{tables}{paused}",
+            "{:.0}s records {} ({:.0}/s){behind} input {} ({}/s) epoch {} commit {} lag {} pending {} judged {} fresh {} rows {}{tables}{paused}",
             self.elapsed.as_secs_f64(),
             self.records,
             self.records_per_second,
@@ -83,9 +86,10 @@ impl Progress {
 
     /// The moment as a block of lines of at most `width` characters.
     pub fn block(&self, width: usize) -> Vec<String> {
+        let behind = self.source_lag.map(|records| format!("   {records} behind")).unwrap_or_default();
         let mut lines = vec![
             format!(
-                "{:>6.1}s in      {} records, {}   {:.0} records/s, {}/s",
+                "{:>6.1}s in      {} records, {}   {:.0} records/s, {}/s{behind}",
                 self.elapsed.as_secs_f64(),
                 self.records,
                 human_bytes(self.bytes),

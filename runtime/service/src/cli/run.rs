@@ -8,7 +8,6 @@ use crate::Error;
 use crate::config::{Origin, Resolved};
 use serde_json::Value as Json;
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Program;
 
@@ -63,17 +62,18 @@ pub fn start_log(level: &str) {
 pub fn prepare(resolved: &Resolved, until: Until, progress: ProgressSink) -> Result<RunSettings, Error> {
     let settings = resolved.settings.clone();
     let input_dir = settings.input_dir.clone();
-    let input_dir =
-        input_dir.ok_or_else(|| Error::Usage("no input: give its folder with --input DIR".into()))?;
+    if input_dir.is_none() && settings.kafka.brokers.is_none() {
+        let what = "no input: give Kafka's brokers with --kafka BROKERS, or a folder with --input DIR";
+        return Err(Error::Usage(what.into()));
+    }
     let store_url = settings.store.url.clone();
     let store_url =
         store_url.ok_or_else(|| Error::Usage("no store: give its address with --store URL".into()))?;
-    if !input_dir.is_dir() {
-        let folder: PathBuf = input_dir;
+    if let Some(folder) = input_dir.as_ref().filter(|folder| !folder.is_dir()) {
         return Err(Error::failed(format!("the input folder {} does not exist", folder.display())));
     }
     let model = crate::run::model(&settings.model)?;
-    Ok(RunSettings { settings, input_dir, store_url, model, until, progress })
+    Ok(RunSettings { settings, input_dir, accept_gap: false, store_url, model, until, progress })
 }
 
 /// `run`
@@ -86,7 +86,8 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     };
     let program = (call.app.program)(&resolved.settings.program).map_err(Error::Failed)?;
     let shown = Shown::stdout(program.as_ref());
-    let settings = prepare(&resolved, until, shown.sink())?;
+    let mut settings = prepare(&resolved, until, shown.sink())?;
+    settings.accept_gap = call.matches.get_flag("accept-gap");
     let store = settings.store_url.clone();
     let ended = engine::run(settings, program);
     shown.finish();

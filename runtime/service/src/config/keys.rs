@@ -95,7 +95,12 @@ pub const KEYS: &[Key] = &[
         "Folder whose .jsonl, .jsonl.gz and .jsonl.zst files are read",
     ),
     key("kafka.brokers", Kind::Text, Fallback::Unset, "Kafka's bootstrap servers, such as a:9092,b:9092"),
-    key("kafka.topics.*", Kind::Text, Fallback::Unset, "The topic of a stream [the stream's name]"),
+    key(
+        "kafka.topics.*",
+        Kind::Scalar,
+        Fallback::Unset,
+        "The topic of a stream [its name]; an empty one: the stream is not read",
+    ),
     key(
         "kafka.group",
         Kind::Text,

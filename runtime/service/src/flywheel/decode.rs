@@ -1,7 +1,7 @@
 //! Records into rows, deletions and rejects.
 //!
 //! ```text
-//!  null value ─────────────────────────────> key_missing │ key_mismatch │ Delete(key)
+//!  null value ─────────────────────────────> key_missing │ Delete(key)
 //!  bytes ─ find ─> not_json │ not_object
 //!            └ "_deleted": true (files, key mode value) ─ identity ─> Delete
 //!            └ check ─> missing_field, then wrong_type
@@ -221,7 +221,8 @@ fn key_mismatch(message: String) -> Reject {
     Reject { code: "key_mismatch", message }
 }
 
-/// A null value deletes its key. A key that is not UTF-8 is no identity that any row can have.
+/// A null value deletes its key. A key that is not UTF-8 is no identity that any row can have, and to delete
+/// what is not there is no error.
 fn null_value<R>(key: Option<&[u8]>, keyed: bool) -> Result<Decoded<R>, Reject> {
     let key = key.ok_or_else(|| {
         key_missing(match keyed {
@@ -229,10 +230,7 @@ fn null_value<R>(key: Option<&[u8]>, keyed: bool) -> Result<Decoded<R>, Reject> 
             false => "a null value: in this stream the identity stands in the value",
         })
     })?;
-    match std::str::from_utf8(key) {
-        Ok(identity) => Ok(Decoded::Delete(identity.to_string())),
-        Err(_) => Err(key_mismatch("the key of a null value is not UTF-8, so it is no identity".to_string())),
-    }
+    Ok(std::str::from_utf8(key).map_or(Decoded::Nothing, |identity| Decoded::Delete(identity.to_string())))
 }
 
 fn check_key(key: Option<&[u8]>, identity: &str) -> Result<(), Reject> {

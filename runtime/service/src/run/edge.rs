@@ -37,7 +37,7 @@ const IN_FLIGHT_MAX: usize = 32_768;
 /// What a launch needs besides the claimed store.
 pub(super) struct Launch<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) files: &'a dyn SourceFactory,
+    pub(super) sources: &'a dyn SourceFactory,
     pub(super) inference: Arc<InferenceService>,
     pub(super) bodies: BodyCache,
     pub(super) ends: reader::Ends,
@@ -249,7 +249,8 @@ fn spawn_reader(
     failed: &Sender<String>,
 ) -> Result<JoinHandle<()>, Error> {
     let claim = &started.claim;
-    let source = launch.files.open(index, launch.settings.workers, &claim.positions, &claim.cursors)?;
+    let (positions, cursors) = started.in_force.skipped.applied_to(&claim.positions, &claim.cursors);
+    let source = launch.sources.open(index, launch.settings.workers, &positions, &cursors)?;
     let streams = started.program.streams().len();
     let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
     let (bodies, ends) = (launch.bodies.clone(), launch.ends.clone());
@@ -284,6 +285,7 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<
         changed: started.changed,
         upload: Arc::new(upload),
         epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
+        force_first: started.changed || !started.in_force.skipped.gaps.is_empty(),
         drain: launch.drain,
         in_flight_max: IN_FLIGHT_MAX,
         now: started.stopwatch.clone(),

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_core::reader::Taken;
-use tidemill_types::{Epoch, Root};
+use tidemill_core::source::{Lag, Standing};
+use tidemill_types::{Epoch, Positions, Root};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
 const KEPT: usize = 10_000;
@@ -43,6 +44,8 @@ struct Inner {
     paused: bool,
     overdue_start: bool,
     oldest_unpublished_ms: Option<i64>,
+    positions: Positions,
+    sources: Standing,
     held: Held,
     held_most: Held,
 }
@@ -108,6 +111,10 @@ pub struct Shown {
     pub paused: bool,
     /// When the oldest commit that is not published was made, milliseconds since 1970.
     pub oldest_unpublished_ms: Option<i64>,
+    /// How far behind their ends partitions are read, where they have ends.
+    pub lag: Vec<Lag>,
+    /// What a source waits for, and since when.
+    pub waiting: Option<String>,
     /// The most memory that each owner was seen to hold.
     pub held_most: Held,
 }
@@ -121,6 +128,7 @@ impl Gauges {
     pub fn start(&self, root: &Root, rows: BTreeMap<String, i64>) {
         let mut inner = self.inner();
         inner.epoch = root.epoch;
+        inner.positions.clone_from(&root.positions);
         inner.published = root.published.as_ref().map(|p| p.epoch);
         inner.rows = rows;
     }
@@ -161,6 +169,7 @@ impl Gauges {
     pub fn committed(&self, root: &Root, at: u64) {
         let mut inner = self.inner();
         inner.epoch = root.epoch;
+        inner.positions.clone_from(&root.positions);
         inner.commits += 1;
         inner.published = root.published.as_ref().map(|p| p.epoch);
         if let Some((opened, closed)) = inner.closed.remove(&root.epoch) {
@@ -201,6 +210,16 @@ impl Gauges {
         self.inner().oldest_unpublished_ms = oldest_unpublished_ms;
     }
 
+    /// What is committed of the sources.
+    pub fn positions(&self) -> Positions {
+        self.inner().positions.clone()
+    }
+
+    /// How the sources stand.
+    pub fn sources_stand(&self, standing: Standing) {
+        self.inner().sources = standing;
+    }
+
     /// Whether a publication was overdue at the start and none has been named since.
     pub fn overdue_start(&self, overdue: bool) {
         self.inner().overdue_start = overdue;
@@ -235,12 +254,20 @@ impl Gauges {
             results: inner.results,
             paused: inner.paused,
             oldest_unpublished_ms: inner.oldest_unpublished_ms,
+            lag: inner.sources.lag.clone(),
+            waiting: inner.sources.waiting.clone(),
             held_most: inner.held_most,
         }
     }
 }
 
 impl Shown {
+    /// Records that no commit covers yet, where partitions have ends.
+    pub fn source_lag(&self) -> Option<u64> {
+        let behind = self.lag.iter().map(|lag| lag.end.saturating_sub(lag.position));
+        (!self.lag.is_empty()).then(|| behind.sum())
+    }
+
     /// Rows of the tables that are made for readers.
     pub fn tables(&self) -> Vec<(String, u64)> {
         let shown = self.rows.iter().filter(|(table, _)| !table.starts_with('_'));

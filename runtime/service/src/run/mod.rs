@@ -20,6 +20,7 @@ mod gauges;
 mod publishing;
 mod recompute;
 mod recomputing;
+mod sources;
 mod start;
 mod uploading;
 
@@ -39,7 +40,6 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tidemill_connectors::files::{FilesFactory, FilesOptions};
 use tidemill_connectors::lake::StreamTable;
 use tidemill_connectors::store;
 use tidemill_core::bodies::BodyCache;
@@ -47,6 +47,7 @@ use tidemill_core::conductor::{FromConductor, ToConductor};
 use tidemill_core::model::{Inference, Model};
 use tidemill_core::program::Program;
 use tidemill_core::reader;
+use tidemill_core::source::SourceFactory;
 use tidemill_gpu::{InferenceService, Lexical, Options};
 
 /// How often a run reports its progress and looks for signals.
@@ -141,27 +142,29 @@ pub fn run_until(
     let stopwatch = stopwatch();
     let settings = &options.settings;
     let store = store::open(&options.store_url)?;
-    let mut files = FilesOptions::new(&options.input_dir, program.streams());
-    files.drain = matches!(options.until, Until::Drained);
-    let files = FilesFactory::new(files)?;
+    let sources = sources::open(options, &*program)?;
     let inference = inference(options, runtime)?;
     let bodies = BodyCache::new(settings.memory.body_cache_bytes());
-    let started = start::claim(start::Claiming {
+    let claimed = start::claim(start::Claiming {
         store,
         program,
+        sources: &*sources,
+        stop,
         settings,
         model: inference.model(),
         runtime: runtime.clone(),
         stopwatch: stopwatch.clone(),
         bodies: bodies.clone(),
     })?;
+    // Told to stop while a source was waited for.
+    let Some(started) = claimed else { return Ok(RunSummary::default()) };
     let ends = reader::Ends::default();
     let drain = !matches!(options.until, Until::Signalled);
     let edge = edge::launch(
         &started,
         edge::Launch {
             settings,
-            files: &files,
+            sources: &*sources,
             inference,
             bodies: bodies.clone(),
             ends: ends.clone(),
@@ -174,6 +177,7 @@ pub fn run_until(
         ends,
         stopwatch,
         gauges: started.gauges.clone(),
+        sources: &*sources,
         bodies,
         rates: VecDeque::new(),
         leaving: false,
@@ -195,6 +199,7 @@ struct Watch<'a> {
     ends: reader::Ends,
     stopwatch: Stopwatch,
     gauges: Arc<Gauges>,
+    sources: &'a dyn SourceFactory,
     bodies: BodyCache,
     rates: VecDeque<(u64, u64, u64)>,
     leaving: bool,
@@ -253,6 +258,8 @@ impl Watch<'_> {
         }
         self.looked_at = now;
         self.gauges.caches_hold(self.bodies.bytes(), started.segments.bytes());
+        self.sources.committed(&self.gauges.positions());
+        self.gauges.sources_stand(self.sources.standing());
         let pause = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
         if self.gauges.pause(pause) {
             edge.tell(ToConductor::Pause(pause));
@@ -336,6 +343,7 @@ fn progress(shown: &Shown, now: u64, rates: &VecDeque<(u64, u64, u64)>) -> Progr
         judged: shown.results,
         freshness: shown.freshness_us.map(Duration::from_micros),
         tables: shown.tables(),
-        paused: shown.paused.then(|| "the lake is catching up".to_string()),
+        source_lag: shown.source_lag(),
+        paused: shown.waiting.clone().or(shown.paused.then(|| "the lake is catching up".to_string())),
     }
 }

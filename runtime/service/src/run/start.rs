@@ -9,13 +9,15 @@ use crate::Error;
 use crate::config::Settings;
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
 use tidemill_connectors::store::log::{newest_root, read_hint, read_root};
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{self, InForce, models_in_force};
+use tidemill_core::commit::{self, InForce, Skipped, models_in_force};
 use tidemill_core::program::Program;
+use tidemill_core::source::SourceFactory;
 use tidemill_core::store::{Created, SharedStore, StoreError};
 use tidemill_core::view::{EachRow, Share, Stored, ViewError};
 use tidemill_types::invariants::follows;
@@ -26,6 +28,8 @@ use tokio::runtime::Handle;
 pub(super) struct Claiming<'a> {
     pub(super) store: SharedStore,
     pub(super) program: Arc<dyn Program>,
+    pub(super) sources: &'a dyn SourceFactory,
+    pub(super) stop: &'a AtomicBool,
     pub(super) settings: &'a Settings,
     pub(super) model: ModelId,
     pub(super) runtime: Handle,
@@ -122,12 +126,9 @@ async fn claim_root(
 ) -> Result<(Option<Root>, Root), Error> {
     let mut failures = 0;
     loop {
-        let hint = read_hint(&**store).await.unwrap_or_default();
-        let newest = newest_root(&**store, hint).await?;
-        if let Some(why) = newest.as_ref().and_then(|newest| refused(program, newest)) {
-            return Err(Error::Failed(why));
-        }
-        let start = InForce { program: program.id(), models: vec![model.clone()] };
+        let newest = newest_for(store, program).await?;
+        let start =
+            InForce { program: program.id(), models: vec![model.clone()], skipped: Skipped::default() };
         let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
         if let Some(newest) = &newest {
             follows(newest, &claim).map_err(Error::failed)?;
@@ -154,14 +155,33 @@ async fn claim_root(
     }
 }
 
-/// Claims the store and reads what a run goes on from.
-pub(super) fn claim(claiming: Claiming<'_>) -> Result<Started, Error> {
-    let Claiming { store, program, settings, model, runtime, stopwatch, bodies } = claiming;
+/// The newest root, if the program may go on from it.
+async fn newest_for(store: &SharedStore, program: &dyn Program) -> Result<Option<Root>, Error> {
+    let hint = read_hint(&**store).await.unwrap_or_default();
+    let newest = newest_root(&**store, hint).await?;
+    match newest.as_ref().and_then(|newest| refused(program, newest)) {
+        Some(why) => Err(Error::Failed(why)),
+        None => Ok(newest),
+    }
+}
+
+/// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
+pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
+    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies } = claiming;
+    // A run that cannot begin must not shut out the writer that is at work.
+    let newest = runtime.block_on(newest_for(&store, &*program))?;
+    let (positions, cursors) = newest.map(|root| (root.positions, root.cursors)).unwrap_or_default();
+    if sources.begin(&positions, &cursors, stop)?.is_none() {
+        return Ok(None);
+    }
     let (before, claim) = runtime.block_on(claim_root(&store, &*program, &model))?;
+    // The writer before may have committed more since.
+    let Some(skipped) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
+    skipped.gaps.iter().for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
     if let Some(before) = &before {
         runtime.block_on(delete_all(&store, &before.dropped));
     }
-    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model) };
+    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model), skipped };
     let changed = in_force.program != claim.program || in_force.models != claim.models;
     let schemas: Arc<[TableSchema]> = program.tables().into();
     let snapshots = SnapshotOptions {
@@ -193,7 +213,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Started, Error> {
     };
     let lake = open_lake(&started, settings, before.as_ref(), bodies)?;
     started.lake = Mutex::new(Some(lake));
-    Ok(started)
+    Ok(Some(started))
 }
 
 fn rows(stored: &Snapshot, schemas: &[TableSchema]) -> Result<BTreeMap<String, i64>, Error> {

@@ -20,5 +20,6 @@ pub mod model;
 pub mod noise;
 pub mod samples;
 pub mod talk;
+pub mod topics;
 pub mod traffic;
 pub mod train;

@@ -16,6 +16,8 @@ pub struct Mill {
     folder: TempDir,
     /// Settings of the library, as flags.
     pub flags: Vec<String>,
+    /// The brokers that are read in place of the folder, if any.
+    brokers: Option<String>,
 }
 
 /// A run that goes on beside the test. It is killed when it is dropped.
@@ -33,7 +35,7 @@ impl Mill {
             eprintln!("kept: {}", folder.path().display());
         }
         let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms"];
-        let mill = Mill { folder, flags: flags.map(str::to_string).to_vec() };
+        let mill = Mill { folder, flags: flags.map(str::to_string).to_vec(), brokers: None };
         fs::create_dir(mill.input()).expect("a folder for input");
         mill.configure(configuration);
         mill
@@ -42,6 +44,11 @@ impl Mill {
     /// A mill whose settings meet every rule of the traffic with that seed.
     pub fn for_traffic(seed: u64) -> Mill {
         Mill::new(&traffic::configuration(seed))
+    }
+
+    /// From now on it reads Kafka in place of its folder.
+    pub fn read_kafka(&mut self, brokers: &str) {
+        self.brokers = Some(brokers.to_string());
     }
 
     /// What later starts find under `[flywheel]`.
@@ -90,14 +97,23 @@ impl Mill {
     fn run(&self, workers: usize) -> Command {
         let mut command = binary();
         command.arg("run").arg("--config").arg(self.folder.path().join("tidemill.toml"));
-        command.arg("--input").arg(self.input()).arg("--store").arg(self.store());
+        match &self.brokers {
+            Some(brokers) => command.arg("--kafka").arg(brokers),
+            None => command.arg("--input").arg(self.input()),
+        };
+        command.arg("--store").arg(self.store());
         command.arg("--workers").arg(workers.to_string()).args(&self.flags);
         command
     }
 
     /// A drained run, however it ends.
     pub fn drain_ended(&self, workers: usize) -> Output {
-        self.run(workers).arg("--until-drained").output().expect("the binary starts")
+        self.drain_with(workers, &[])
+    }
+
+    /// A drained run with more arguments, however it ends.
+    pub fn drain_with(&self, workers: usize, arguments: &[&str]) -> Output {
+        self.run(workers).arg("--until-drained").args(arguments).output().expect("the binary starts")
     }
 
     /// A drained run that succeeds; what it printed.

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, reason = "a support module: no test uses all of it")]
 
+pub mod broker;
 pub mod held;
 pub mod mill;
 pub mod values;

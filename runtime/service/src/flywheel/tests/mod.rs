@@ -54,6 +54,7 @@ fn code<R: StreamRow>(decoded: Decoded<R>) -> &'static str {
         Decoded::Reject(reject) => reject.code,
         Decoded::Row(_) => "row",
         Decoded::Delete(_) => "delete",
+        Decoded::Nothing => "nothing",
     }
 }
 

@@ -1,0 +1,55 @@
+//! What our consumers are told: as little as may be wrong, and nothing that lets them choose an offset.
+
+use super::client::{Quiet, refused};
+use super::KafkaOptions;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::BaseConsumer;
+use tidemill_core::source::SourceError;
+
+/// Properties that the user may replace.
+pub(super) const DEFAULTS: &[(&str, &str)] = &[
+    ("check.crcs", "true"),
+    ("socket.keepalive.enable", "true"),
+    ("log.connection.close", "false"),
+    // A broker that comes back is found within a second.
+    ("reconnect.backoff.ms", "50"),
+    ("reconnect.backoff.max.ms", "1000"),
+    // Fetched records are handed on in batches that empty the queue; it is filled again soon.
+    ("fetch.queue.backoff.ms", "10"),
+    ("fetch.error.backoff.ms", "100"),
+];
+
+/// Properties that are ours.
+pub(super) const FIXED: &[(&str, &str)] = &[
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    ("auto.offset.reset", "error"),
+    ("isolation.level", "read_committed"),
+    ("allow.auto.create.topics", "false"),
+];
+
+/// The least that a queue holds, KiB.
+const QUEUE_KIB_MIN: u64 = 1024;
+
+/// A consumer for one of `workers`.
+pub(super) fn consumer(options: &KafkaOptions, workers: usize) -> Result<BaseConsumer<Quiet>, SourceError> {
+    // What was fetched lies in the queue, and one more answer of brokers is on its way to it.
+    let share = options.fetched_bytes_max / workers.max(1) as u64 / 2;
+    let sizes = [
+        ("queued.max.messages.kbytes", (share / 1024).clamp(QUEUE_KIB_MIN, 2_097_151).to_string()),
+        ("fetch.max.bytes", share.clamp(QUEUE_KIB_MIN * 1024, 64 << 20).to_string()),
+        // `fetch.max.bytes` must not be below it; records of any size are read all the same.
+        ("message.max.bytes", (1 << 20).to_string()),
+    ];
+    let sizes: Vec<(&str, &str)> = sizes.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let fixed = [FIXED, &[("group.id", options.group.as_str())]].concat();
+    let config = options.connection.config(&[DEFAULTS, &sizes].concat(), &fixed)?;
+    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))
+}
+
+/// A consumer that is asked once whether anything follows a position.
+pub(super) fn asker(options: &KafkaOptions) -> Result<BaseConsumer<Quiet>, SourceError> {
+    let fixed = [FIXED, &[("group.id", options.group.as_str()), ("enable.partition.eof", "true")]].concat();
+    let config = options.connection.config(DEFAULTS, &fixed)?;
+    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))
+}

@@ -1,0 +1,304 @@
+//! Where to go on: a pure function of what the store knows and what the brokers say.
+//!
+//! ```text
+//!  stored position   topic and id   log's bounds        goes on
+//!  none              any            [start, end]        at start, in the first life
+//!  next              the same       start <= next <= end  at next
+//!  next              the same       next < start        at start: records below it are gone       LOST
+//!  next              the same       end < next          at end, in the next life: its end is gone LOST
+//!  next              another        any                 at start, in the next life: made anew     LOST
+//! ```
+//!
+//! Offsets order the records of a partition only while they grow, so whatever makes them begin again below
+//! a position begins another life of the partition (see [`Partition`]). Where the brokers tell no ids, a log
+//! that ends below the position may be one that was made anew: the next life then begins at its start, and
+//! what is read twice is the same word twice.
+
+use super::watch::Look;
+use super::{KafkaOptions, cursor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tidemill_core::commit::Skipped;
+use tidemill_core::source::SourceError;
+use tidemill_types::{Cursors, Gap, Partition, Positions};
+
+/// What is stored beside a position: whose it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The topic's name.
+    pub topic: String,
+    /// Its id, where brokers tell one.
+    pub id: Option<String>,
+}
+
+/// The offsets that a log holds, half open; its end is where readers of committed records must stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// The first.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+}
+
+/// Where the store left a partition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stored {
+    /// Which life it was in.
+    pub life: u32,
+    /// Its position.
+    pub next: u64,
+    /// Whose it is; none if that was never stored.
+    pub cursor: Option<Cursor>,
+}
+
+/// Why records are gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// The log begins above the position.
+    Deleted,
+    /// The log ends below the position.
+    EndLost,
+    /// The topic has another id.
+    MadeAnew,
+    /// The stream is now read from a topic of another name.
+    OtherTopic(String),
+}
+
+/// Where a partition is to be read on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Going {
+    /// In which life.
+    pub life: u32,
+    /// From which offset.
+    pub next: u64,
+    /// What is gone before it.
+    pub lost: Option<Why>,
+}
+
+/// Where to go on in one partition.
+pub fn going(stored: Option<&Stored>, topic: &str, id: Option<&str>, bounds: Bounds) -> Going {
+    let Some(stored) = stored else { return Going { life: 1, next: bounds.start, lost: None } };
+    let anew = |why, next| Going { life: stored.life + 1, next, lost: Some(why) };
+    let known = stored.cursor.as_ref();
+    if let Some(cursor) = known.filter(|cursor| cursor.topic != topic) {
+        return anew(Why::OtherTopic(cursor.topic.clone()), bounds.start);
+    }
+    let known_id = known.and_then(|cursor| cursor.id.as_deref());
+    match (known_id, id) {
+        (Some(old), Some(new)) if old != new => anew(Why::MadeAnew, bounds.start),
+        (old, new) if bounds.end < stored.next => {
+            let next = if old.is_some() && new.is_some() { bounds.end } else { bounds.start };
+            anew(Why::EndLost, next)
+        }
+        _ if stored.next < bounds.start => {
+            Going { life: stored.life, next: bounds.start, lost: Some(Why::Deleted) }
+        }
+        _ => Going { life: stored.life, next: stored.next, lost: None },
+    }
+}
+
+/// A partition that is read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Assigned {
+    /// The stream's number.
+    pub stream: usize,
+    /// The topic.
+    pub topic: String,
+    /// The partition's number there.
+    pub number: i32,
+    /// What it is called in the store.
+    pub partition: Partition,
+    /// The first record to read.
+    pub next: u64,
+    /// Whether nothing of it has ever been read.
+    pub fresh: bool,
+    /// Where to end, if anywhere.
+    pub end: Option<u64>,
+    /// What is stored beside its position.
+    pub cursor: serde_json::Value,
+}
+
+/// Records that are gone and were to be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Lost {
+    /// The stream's name.
+    pub stream: String,
+    /// The topic.
+    pub topic: String,
+    /// The partition as it was stored.
+    pub partition: Partition,
+    /// Its position.
+    pub from: u64,
+    /// Where its log begins and ends now; none if it is not there.
+    pub bounds: Option<Bounds>,
+    /// Where reading would go on.
+    pub resumed: (Partition, u64),
+    /// Why.
+    pub why: Why,
+}
+
+impl Lost {
+    /// Whether a log ends below a position.
+    pub fn is_at_the_end(&self) -> bool {
+        self.why == Why::EndLost
+    }
+
+    /// What happened, for people.
+    pub fn reason(&self) -> String {
+        let Lost { topic, from, bounds, partition, .. } = self;
+        let number = number_of(partition);
+        let place = format!("topic {topic}, partition {number}");
+        let (start, end) = bounds.map_or((0, 0), |bounds| (bounds.start, bounds.end));
+        match &self.why {
+            Why::Deleted => format!(
+                "{place}: records from offset {from} to {start} were deleted before they were read (the position \
+                 is {from}, the log now starts at {start} and ends at {end})"
+            ),
+            Why::EndLost => format!(
+                "{place}: the log lost its end: the position is {from}, the log now ends at {end} (it starts at \
+                 {start})"
+            ),
+            Why::MadeAnew => format!(
+                "{place}: the topic was deleted and created again: the position {from} is of the old one, the new \
+                 log starts at {start} and ends at {end}"
+            ),
+            Why::OtherTopic(old) => format!(
+                "{place}: the position {from} of stream {} is of topic {old}, not of {topic}, whose log starts at \
+                 {start} and ends at {end}",
+                self.stream
+            ),
+        }
+    }
+}
+
+fn number_of(partition: &Partition) -> u32 {
+    match partition {
+        Partition::Number(number, _) => *number,
+        Partition::Name(_) => u32::MAX,
+    }
+}
+
+/// The error that tells what is gone, and what can be done.
+pub fn lost(lost: &[Lost]) -> SourceError {
+    let reasons: Vec<String> = lost.iter().map(Lost::reason).collect();
+    SourceError(format!(
+        "Kafka no longer holds what is to be read next. {}. Bring the records back (the topic from a backup, or \
+         kafka.topics as it was), or start with --accept-gap: then reading goes on behind what is gone, and the \
+         gap is recorded in the root",
+        reasons.join("; ")
+    ))
+}
+
+/// All partitions that are to be read, and what is gone of them.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Plan {
+    /// Every partition of every topic.
+    pub assigned: Vec<Assigned>,
+    /// What is gone.
+    pub lost: Vec<Lost>,
+    moved: Vec<(String, Partition, u64, serde_json::Value)>,
+}
+
+impl Plan {
+    /// Where to go on after positions and cursors that a root holds.
+    ///
+    /// # Errors
+    ///
+    /// When a cursor cannot be read.
+    pub fn of(
+        options: &KafkaOptions,
+        look: &Look,
+        positions: &Positions,
+        cursors: &Cursors,
+    ) -> Result<Self, SourceError> {
+        let mut plan = Self::default();
+        for (number, stream) in options.streams.iter().enumerate() {
+            let Some(Some(seen)) = look.topics.get(number) else { continue };
+            let Some(topic) = options.topic(stream) else { continue };
+            let stored = stored(&stream.name, positions, cursors)?;
+            let id = seen.id.as_deref();
+            let gone = stored.keys().filter(|n| !seen.partitions.contains_key(n)).copied();
+            let all: Vec<u32> = seen.partitions.keys().copied().chain(gone).collect();
+            for partition in all {
+                let bounds = seen.partitions.get(&partition).copied();
+                let stored = stored.get(&partition);
+                let going = going(stored, topic, id, bounds.unwrap_or(Bounds { start: 0, end: 0 }));
+                let name = Partition::in_life(partition, going.life);
+                let cursor = cursor(topic, id);
+                if let (Some(why), Some(stored)) = (going.lost, stored) {
+                    plan.lost.push(Lost {
+                        stream: stream.name.clone(),
+                        topic: topic.to_string(),
+                        partition: Partition::in_life(partition, stored.life),
+                        from: stored.next,
+                        bounds,
+                        resumed: (name.clone(), going.next),
+                        why,
+                    });
+                    plan.moved.push((stream.name.clone(), name.clone(), going.next, cursor.clone()));
+                }
+                if let (Some(_), Ok(number_there)) = (bounds, i32::try_from(partition)) {
+                    plan.assigned.push(Assigned {
+                        stream: number,
+                        topic: topic.to_string(),
+                        number: number_there,
+                        partition: name,
+                        next: going.next,
+                        fresh: stored.is_none(),
+                        end: None,
+                        cursor,
+                    });
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// What a commit records of what is gone.
+    pub fn skipped(&self) -> Skipped {
+        let mut skipped = Skipped::default();
+        for lost in &self.lost {
+            skipped.gaps.push(Gap {
+                epoch: 0,
+                stream: lost.stream.clone(),
+                partition: lost.partition.to_string(),
+                from: lost.from,
+                to: lost.resumed.1,
+                resumed_in: lost.resumed.0.to_string(),
+                reason: lost.reason(),
+            });
+        }
+        for (stream, partition, next, cursor) in &self.moved {
+            let (stream, partition) = (stream.clone(), partition.to_string());
+            skipped.positions.entry(stream.clone()).or_default().insert(partition.clone(), *next);
+            skipped.cursors.entry(stream).or_default().insert(partition, cursor.clone());
+        }
+        skipped
+    }
+}
+
+/// What a root knows of a stream's Kafka partitions: of each number its last life.
+fn stored(
+    stream: &str,
+    positions: &Positions,
+    cursors: &Cursors,
+) -> Result<BTreeMap<u32, Stored>, SourceError> {
+    let mut found: BTreeMap<u32, Stored> = BTreeMap::new();
+    for (text, next) in positions.get(stream).into_iter().flatten() {
+        let partition = Partition::parse(text);
+        let Partition::Number(number, _) = &partition else { continue };
+        let cursor = cursors.get(stream).and_then(|cursors| cursors.get(text));
+        let cursor = cursor.map(Cursor::deserialize).transpose().map_err(|error| {
+            SourceError(format!(
+                "the store's position of stream {stream}, partition {text} cannot be gone on from: {error}; the \
+                 store was written by another release"
+            ))
+        })?;
+        let this = Stored { life: partition.life(), next: *next, cursor };
+        let last = found.entry(*number).or_insert_with(|| this.clone());
+        if last.life < this.life {
+            *last = this;
+        }
+    }
+    Ok(found)
+}

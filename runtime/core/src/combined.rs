@@ -1,0 +1,80 @@
+//! Several sources as one: such as a folder of archives beside the topics that go on where they end.
+//!
+//! Each has partitions of its own, which no other names, so positions and cursors need no telling apart: a
+//! source looks for its own among those of a stream. The whole is drained when all are.
+
+use crate::commit::Skipped;
+use crate::source::{Polled, RecordSink, Source, SourceError, SourceFactory, Standing};
+use std::sync::atomic::AtomicBool;
+use tidemill_types::{Cursors, Positions};
+
+/// Factories whose sources are read side by side.
+pub struct Combined(pub Vec<Box<dyn SourceFactory>>);
+
+struct Share {
+    sources: Vec<(Box<dyn Source>, bool)>,
+}
+
+impl Source for Share {
+    fn poll(&mut self, sink: &mut dyn RecordSink) -> Result<Polled, SourceError> {
+        let mut whole = Polled::Drained;
+        for (source, drained) in self.sources.iter_mut().filter(|(_, drained)| !drained) {
+            match source.poll(sink)? {
+                Polled::Drained => *drained = true,
+                Polled::Idle if whole == Polled::Drained => whole = Polled::Idle,
+                Polled::Idle => {}
+                Polled::More => whole = Polled::More,
+            }
+        }
+        Ok(whole)
+    }
+
+    fn drain(&mut self) -> bool {
+        // One that cannot tell its end makes the whole wait until all are idle.
+        let told = self.sources.iter_mut().filter(|(_, drained)| !drained).map(|(source, _)| source.drain());
+        told.fold(true, |all, one| all && one)
+    }
+}
+
+impl SourceFactory for Combined {
+    fn begin(
+        &self,
+        positions: &Positions,
+        cursors: &Cursors,
+        stop: &AtomicBool,
+    ) -> Result<Option<Skipped>, SourceError> {
+        let mut all = Skipped::default();
+        for factory in &self.0 {
+            let Some(one) = factory.begin(positions, cursors, stop)? else { return Ok(None) };
+            (all.positions, all.cursors) = one.applied_to(&all.positions, &all.cursors);
+            all.gaps.extend(one.gaps);
+        }
+        Ok(Some(all))
+    }
+
+    fn open(
+        &self,
+        worker: usize,
+        workers: usize,
+        positions: &Positions,
+        cursors: &Cursors,
+    ) -> Result<Box<dyn Source>, SourceError> {
+        let open = |factory: &Box<dyn SourceFactory>| {
+            Ok((factory.open(worker, workers, positions, cursors)?, false))
+        };
+        Ok(Box::new(Share { sources: self.0.iter().map(open).collect::<Result<_, SourceError>>()? }))
+    }
+
+    fn committed(&self, positions: &Positions) {
+        self.0.iter().for_each(|factory| factory.committed(positions));
+    }
+
+    fn standing(&self) -> Standing {
+        let mut whole = Standing::default();
+        for one in self.0.iter().map(|factory| factory.standing()) {
+            whole.lag.extend(one.lag);
+            whole.waiting = whole.waiting.or(one.waiting);
+        }
+        whole
+    }
+}

@@ -1,0 +1,41 @@
+//! What a run reads: a folder, Kafka's topics, or both side by side.
+
+use super::clock::{now_rfc3339, stopwatch};
+use crate::Error;
+use crate::cli::{RunSettings, Until};
+use std::sync::Arc;
+use tidemill_connectors::files::{FilesFactory, FilesOptions};
+use tidemill_connectors::kafka::{Connection, KafkaFactory, KafkaOptions};
+use tidemill_core::combined::Combined;
+use tidemill_core::program::Program;
+use tidemill_core::source::SourceFactory;
+
+/// The sources that the settings name.
+pub(super) fn open(run: &RunSettings, program: &dyn Program) -> Result<Box<dyn SourceFactory>, Error> {
+    let mut sources: Vec<Box<dyn SourceFactory>> = Vec::new();
+    let drain = matches!(run.until, Until::Drained);
+    if let Some(folder) = &run.input_dir {
+        let mut files = FilesOptions::new(folder, program.streams());
+        files.drain = drain;
+        sources.push(Box::new(FilesFactory::new(files)?));
+    }
+    let kafka = &run.settings.kafka;
+    if let Some(brokers) = &kafka.brokers {
+        let options = KafkaOptions {
+            connection: Connection { brokers: brokers.clone(), properties: kafka.properties.clone() },
+            group: kafka.group.clone(),
+            streams: program.streams(),
+            topics: kafka.topics.clone(),
+            drain,
+            accept_gap: run.accept_gap,
+            fetched_bytes_max: run.settings.memory.source_bytes(),
+            now: Arc::new(now_rfc3339),
+            stopwatch: stopwatch(),
+        };
+        sources.push(Box::new(KafkaFactory::new(options)?));
+    }
+    match sources.pop() {
+        Some(only) if sources.is_empty() => Ok(only),
+        last => Ok(Box::new(Combined(sources.into_iter().chain(last).collect()))),
+    }
+}

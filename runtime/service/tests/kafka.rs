@@ -1,0 +1,399 @@
+//! The flywheel beside a real Kafka: hard traffic in transactions of which some are aborted, while the mill is
+//! killed, stopped and continued, and the broker is killed and started again; and what is told where Kafka
+//! no longer holds what is to be read.
+
+mod oracle;
+mod support;
+
+use oracle::topics::{self, Sent};
+use oracle::traffic;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use support::broker::{Broker, STREAMS, Truth};
+use support::held::Held;
+use support::mill::{Mill, refused, succeeded};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Kills of a test; a longer search says `KILLS=100`.
+fn kills() -> usize {
+    let given = std::env::var("KILLS").ok();
+    given.map_or(15, |given| given.parse().unwrap_or_else(|_| panic!("KILLS is {given}; give a number")))
+}
+
+fn to_record(sent: &Sent) -> BaseRecord<'_, [u8], [u8]> {
+    let mut record = BaseRecord::to(sent.stream).partition(sent.partition).timestamp(sent.timestamp);
+    record.key = sent.key.as_deref();
+    record.payload = sent.value.as_deref();
+    record
+}
+
+/// Sends a transaction, which is committed or aborted; or records outside of any.
+fn send(producer: &BaseProducer, part: &[Sent], transaction: Option<bool>) -> Result<(), KafkaError> {
+    if transaction.is_some() {
+        producer.begin_transaction()?;
+    }
+    for sent in part {
+        producer.send(to_record(sent)).map_err(|(error, _)| error)?;
+        producer.poll(Duration::ZERO);
+    }
+    match transaction {
+        Some(true) => producer.commit_transaction(PATIENCE),
+        Some(false) => producer.flush(PATIENCE).and_then(|()| producer.abort_transaction(PATIENCE)),
+        None => producer.flush(PATIENCE),
+    }
+}
+
+fn transactional(broker: &Broker) -> BaseProducer {
+    loop {
+        let producer =
+            broker.producer(&[("transactional.id", "traffic"), ("transaction.timeout.ms", "20000")]);
+        if producer.init_transactions(PATIENCE).is_ok() {
+            return producer;
+        }
+    }
+}
+
+/// Sends all records, in parts; whatever fails with the broker is begun anew, so records may come twice.
+fn produce(broker: &Broker, seed: u64, records: &[Sent], pause: Duration) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x9d);
+    let plain = broker.producer(&[("linger.ms", "1")]);
+    let mut producer = transactional(broker);
+    let mut left = records;
+    while !left.is_empty() {
+        let (part, rest) = left.split_at(rng.random_range(1..25).min(left.len()));
+        let transaction = rng.random_bool(0.7).then(|| rng.random_bool(0.85));
+        let sent = match transaction {
+            Some(_) => send(&producer, part, transaction),
+            None => send(&plain, part, None),
+        };
+        match (sent, transaction) {
+            // What was aborted comes again, or never.
+            (Ok(()), Some(false)) if rng.random_bool(0.5) => {}
+            (Ok(()), _) => left = rest,
+            (Err(_), _) => producer = transactional(broker),
+        }
+        std::thread::sleep(pause);
+    }
+}
+
+/// One run of the mill that ends by SIGKILL, with what happens to it before.
+fn run_and_kill(mill: &Mill, broker: &Broker, workers: usize, number: usize, rng: &mut ChaCha8Rng) {
+    let before = mill.newest().map_or(0, |root| root["generation"].as_u64().expect("a number"));
+    let running = mill.tail(workers);
+    if rng.random_bool(0.8) {
+        mill.wait_for("a claim", |root| root["generation"].as_u64() > Some(before));
+    }
+    let mut rest = |most: u64| std::thread::sleep(Duration::from_millis(rng.random_range(0..most)));
+    rest(700);
+    match number % 6 {
+        1 | 4 => {
+            running.tell("STOP");
+            rest(1500);
+            running.tell("CONT");
+            rest(400);
+        }
+        3 => {
+            broker.kill();
+            rest(800);
+            broker.start_again();
+            rest(1500);
+        }
+        _ => {}
+    }
+    running.kill();
+}
+
+fn killed_often(seed: u64, workers: [usize; 2]) {
+    let Some(broker) = Broker::start() else { return };
+    broker.create(&STREAMS, 4);
+    let mut mill = Mill::for_traffic(seed);
+    mill.read_kafka(&broker.address);
+    let records = topics::records(seed, traffic::SMALL * 4, 4);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let (mut truth, sent) = (Truth::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            produce(&broker, seed, &records, Duration::from_millis(150));
+            sent.store(true, Ordering::Release);
+        });
+        let mut number = 0;
+        while number < kills() || !sent.load(Ordering::Acquire) {
+            run_and_kill(&mill, &broker, workers[number % 2], number, &mut rng);
+            number += 1;
+            if let Some(root) = mill.newest().filter(|_| number % 3 == 0) {
+                truth.read_on(&broker);
+                broker.delete_below(&root);
+            }
+        }
+    });
+    truth.read_on(&broker);
+    mill.drain(workers[0]);
+    hold(&mill, &truth);
+}
+
+/// Everything that must hold of a store that was drained after many kills.
+fn hold(mill: &Mill, truth: &Truth) {
+    let held = Held::over(mill, &truth.records);
+    held.hold_drained();
+    held.hold_log();
+    let roots = held.roots();
+    let generations: BTreeSet<u64> = roots.iter().map(|root| root.generation).collect();
+    let claims = roots.iter().filter(|root| root.claim).map(|root| root.epoch);
+    let mut sampled: BTreeSet<u64> = claims.flat_map(|epoch| [epoch.max(1) - 1, epoch, epoch + 1]).collect();
+    sampled.extend(held.epochs().step_by(7));
+    sampled.iter().filter(|epoch| held.epochs().contains(epoch)).for_each(|epoch| {
+        held.hold_commit(*epoch);
+    });
+    let publications = held.hold_publications();
+    assert!(roots.len() > 30 && publications > 5, "{} commits, {publications} publications", roots.len());
+    eprintln!(
+        "{} records: {} commits of {} generations and {publications} publications equal the oracle",
+        truth.records.len(),
+        roots.len(),
+        generations.len(),
+    );
+    succeeded(&mill.read(&["verify", "--recompute"]));
+}
+
+#[test]
+fn a_mill_beside_kafka_that_is_killed_often_stays_equal_to_the_oracle() {
+    killed_often(41, [2, 2]);
+}
+
+#[test]
+fn a_mill_beside_kafka_that_is_killed_and_started_with_other_numbers_of_workers_stays_equal_to_the_oracle() {
+    killed_often(42, [1, 3]);
+}
+
+/// A call with an id and a text.
+fn call(id: &str, text: &str) -> Sent {
+    let value = json!({"request_id": id, "prompt": [{"role": "user", "content": "go on"}], "response": text});
+    Sent {
+        stream: "calls",
+        partition: 0,
+        key: Some(id.as_bytes().to_vec()),
+        value: Some(value.to_string().into_bytes()),
+        timestamp: 1_767_225_600_000,
+    }
+}
+
+fn calls(ids: std::ops::Range<u32>) -> Vec<Sent> {
+    ids.map(|id| call(&format!("c{id}"), &format!("answer {id}"))).collect()
+}
+
+/// A broker with the flywheel's topics, and a mill beside it.
+fn beside_kafka(partitions: i32) -> Option<(Broker, Mill)> {
+    let broker = Broker::start()?;
+    broker.create(&STREAMS, partitions);
+    let mut mill = Mill::new(&json!({}));
+    mill.read_kafka(&broker.address);
+    Some((broker, mill))
+}
+
+/// Sends records outside of transactions.
+fn put(broker: &Broker, records: &[Sent]) {
+    send(&broker.producer(&[]), records, None).expect("delivered records");
+}
+
+#[test]
+fn records_that_were_deleted_before_they_were_read_stop_the_run_until_the_gap_is_accepted() {
+    let Some((broker, mill)) = beside_kafka(1) else { return };
+    put(&broker, &calls(0..10));
+    mill.drain(2);
+    let before = mill.newest().expect("a root");
+    put(&broker, &calls(10..20));
+    broker.delete_records("calls", 0, 15);
+    let message = refused(&mill.drain_ended(1));
+    for part in ["topic calls, partition 0", "from offset 10 to 15", "--accept-gap"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert_eq!(mill.newest(), Some(before), "a run that cannot begin claims nothing");
+    succeeded(&mill.drain_with(2, &["--accept-gap"]));
+    let newest = mill.newest().expect("a root");
+    let gap = &newest["gaps"][0];
+    assert_eq!((&gap["from"], &gap["to"], &gap["partition"]), (&json!(10), &json!(15), &json!("0")));
+    assert_eq!(newest["positions"]["calls"]["0"], 20);
+    let rows = succeeded(&mill.read(&["show", "raw.calls", "--format", "json", "--limit", "100"]));
+    assert_eq!(rows.lines().count(), 15);
+    // It was accepted once and for all, and is not forgotten.
+    put(&broker, &calls(20..21));
+    mill.drain(1);
+    let newest = mill.newest().expect("a root");
+    assert_eq!((newest["gaps"].as_array().map(Vec::len), &newest["positions"]["calls"]["0"]), (Some(1), &json!(21)));
+}
+
+#[test]
+fn a_topic_that_was_made_anew_stops_the_run_until_the_gap_is_accepted() {
+    let Some((broker, mut mill)) = beside_kafka(1) else { return };
+    put(&broker, &calls(0..10));
+    mill.drain(2);
+    broker.delete("calls");
+    let message = refused(&mill.drain_ended(1));
+    assert!(message.contains("the topic calls of stream calls does not exist"), "{message}");
+    broker.create(&["calls"], 1);
+    // More than before: its offsets alone would not tell.
+    put(&broker, &calls(5..25));
+    let message = refused(&mill.drain_ended(2));
+    for part in ["topic calls, partition 0", "created again", "position 10"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    succeeded(&mill.drain_with(2, &["--accept-gap"]));
+    let newest = mill.newest().expect("a root");
+    assert_eq!(newest["positions"]["calls"], json!({"0": 10, "0@2": 20}));
+    assert_eq!(newest["gaps"][0]["resumed_in"], "0@2");
+    let rows = succeeded(&mill.read(&["show", "raw.calls", "--format", "json", "--limit", "100"]));
+    assert_eq!(rows.lines().count(), 25);
+    mill.drain(1);
+    // And while it runs.
+    mill.set("lake-interval", "1s");
+    let running = mill.tail(1);
+    let generation = newest["generation"].as_u64();
+    mill.wait_for("a claim", |root| root["generation"].as_u64() > generation.map(|g| g + 1));
+    std::thread::sleep(Duration::from_millis(1500));
+    broker.delete("calls");
+    broker.create(&["calls"], 1);
+    let (code, message) = running.ended();
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("the topic calls was deleted and created again"), "{message}");
+}
+
+#[test]
+fn partitions_that_are_added_while_a_mill_runs_are_read_and_the_group_shows_how_far() {
+    let Some((broker, mill)) = beside_kafka(2) else { return };
+    put(&broker, &calls(0..3));
+    let running = mill.tail(2);
+    mill.wait_for("the first records", |root| root["positions"]["calls"]["0"] == 3);
+    broker.grow("calls", 5);
+    let elsewhere: Vec<Sent> = calls(3..9).into_iter().map(|sent| Sent { partition: 4, ..sent }).collect();
+    put(&broker, &elsewhere);
+    mill.wait_for("records of a new partition", |root| root["positions"]["calls"]["4"] == 6);
+    for _ in 0..200 {
+        if broker.group_offsets("tidemill", "calls", 5) == [Some(3), None, None, None, Some(6)] {
+            running.stop();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("the group shows {:?}", broker.group_offsets("tidemill", "calls", 5));
+}
+
+#[test]
+fn a_drained_run_ends_where_aborted_records_stand_before_an_open_transaction() {
+    let Some((broker, mill)) = beside_kafka(1) else { return };
+    put(&broker, &calls(0..3));
+    let two = ["one", "two"].map(|id| broker.producer(&[("transactional.id", id)]));
+    for (number, producer) in two.iter().enumerate() {
+        producer.init_transactions(PATIENCE).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+        for sent in &calls(10 * (number as u32 + 1)..10 * (number as u32 + 1) + 5) {
+            producer.send(to_record(sent)).map_err(|(error, _)| error).expect("a record");
+        }
+        producer.flush(PATIENCE).expect("records of a transaction");
+    }
+    two[0].abort_transaction(PATIENCE).expect("an aborted transaction");
+    mill.drain(2);
+    let rows = || {
+        succeeded(&mill.read(&["show", "raw.calls", "--format", "json", "--limit", "100"])).lines().count()
+    };
+    assert_eq!(rows(), 3);
+    two[1].commit_transaction(PATIENCE).expect("a committed transaction");
+    mill.drain(1);
+    assert_eq!(rows(), 8);
+    let mut truth = Truth::default();
+    truth.read_on(&broker);
+    Held::over(&mill, &truth.records).hold_drained();
+}
+
+#[test]
+fn a_broker_that_is_away_is_waited_for_and_a_stop_is_heard_meanwhile() {
+    let Some((broker, mill)) = beside_kafka(1) else { return };
+    put(&broker, &calls(0..5));
+    broker.kill();
+    let waiting = mill.tail(1);
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(waiting.said().contains("does not answer since"), "{}", waiting.said());
+    assert_eq!(mill.newest(), None, "nothing is claimed before the topics were seen");
+    waiting.stop();
+    let running = mill.tail(2);
+    std::thread::sleep(Duration::from_millis(500));
+    broker.start_again();
+    mill.wait_for("the records", |root| root["positions"]["calls"]["0"] == 5);
+    broker.kill();
+    std::thread::sleep(Duration::from_secs(7));
+    broker.start_again();
+    put(&broker, &calls(5..9));
+    mill.wait_for("the records after it", |root| root["positions"]["calls"]["0"] == 9);
+    assert!(running.said().contains("answers again"), "{}", running.said());
+    running.stop();
+}
+
+#[test]
+fn what_cannot_be_is_told_at_the_start() {
+    let Some((broker, mut mill)) = beside_kafka(1) else { return };
+    let told = |mill: &Mill, arguments: &[&str]| {
+        String::from_utf8_lossy(&mill.drain_with(1, arguments).stderr).to_string()
+    };
+    let message = told(&mill, &["--kafka-topics-calls", "nowhere"]);
+    assert!(message.contains("the topic nowhere of stream calls does not exist"), "{message}");
+    let message = told(&mill, &["--kafka-topics-cals", "x"]);
+    assert!(message.contains("there is no stream cals"), "{message}");
+    let message = told(&mill, &["--kafka-properties-auto-offset-reset", "latest"]);
+    assert!(message.contains("auto.offset.reset cannot be set"), "{message}");
+    let message = told(&mill, &["--kafka-properties-fetch-wait-max-ms", "soon"]);
+    assert!(message.contains("fetch.wait.max.ms"), "{message}");
+    let message = told(&mill, &["--kafka-topics-calls", "scores"]);
+    assert!(message.contains("the same topic scores"), "{message}");
+    assert_eq!(mill.newest(), None);
+    // A stream that is left out is not missed.
+    broker.delete("calls");
+    mill.set("kafka-topics-calls", "");
+    mill.drain(1);
+}
+
+#[test]
+fn a_stream_whose_keys_are_no_identities_is_read_by_its_values() {
+    let Some((broker, mut mill)) = beside_kafka(2) else { return };
+    mill.configure(&json!({"key": {"calls": "value"}}));
+    let by_session = |sent: Sent, key: Option<&str>| Sent { key: key.map(|key| key.into()), ..sent };
+    let deletion = Sent { value: Some(br#"{"request_id":"c1","_deleted":true}"#.to_vec()), ..call("c1", "") };
+    put(
+        &broker,
+        &[
+            by_session(call("c1", "one"), Some("session")),
+            by_session(call("c2", "two"), None),
+            by_session(call("c3", "three"), Some("session")),
+            by_session(deletion, Some("session")),
+            Sent { value: None, ..call("c2", "") },
+        ],
+    );
+    mill.drain(2);
+    let mut truth = Truth::default();
+    truth.read_on(&broker);
+    let held = Held::over(&mill, &truth.records);
+    held.hold_drained();
+    let rejects = succeeded(&mill.read(&["show", "ops.rejects", "--format", "json"]));
+    assert!(rejects.contains("key_missing") && rejects.lines().count() == 1, "{rejects}");
+}
+
+#[test]
+fn large_records_pass_or_are_rejected_as_the_settings_say() {
+    let Some((broker, mut mill)) = beside_kafka(1) else { return };
+    mill.set("memory-bytes-max", "96MiB");
+    mill.set("epoch-bytes-max", "8MiB");
+    let text = |bytes: usize| "tide ".repeat(bytes / 5);
+    let large = [call("a", &text(4 << 20)), call("b", &text(17 << 20)), call("c", "small"), call("d", &text(9 << 20))];
+    put(&broker, &large);
+    mill.drain(2);
+    let mut truth = Truth::default();
+    truth.read_on(&broker);
+    Held::over(&mill, &truth.records).hold_drained();
+    let rejects = succeeded(&mill.read(&["show", "ops.rejects", "--format", "json"]));
+    assert!(rejects.contains("too_large") && rejects.lines().count() == 1, "{rejects}");
+}
