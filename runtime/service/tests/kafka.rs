@@ -359,7 +359,7 @@ fn what_cannot_be_is_told_at_the_start() {
 
 #[test]
 fn a_stream_whose_keys_are_no_identities_is_read_by_its_values() {
-    let Some((broker, mut mill)) = beside_kafka(2) else { return };
+    let Some((broker, mill)) = beside_kafka(2) else { return };
     mill.configure(&json!({"key": {"calls": "value"}}));
     let by_session = |sent: Sent, key: Option<&str>| Sent { key: key.map(|key| key.into()), ..sent };
     let deletion = Sent { value: Some(br#"{"request_id":"c1","_deleted":true}"#.to_vec()), ..call("c1", "") };

@@ -80,7 +80,7 @@ impl Broker {
     /// Makes topics.
     pub fn create(&self, topics: &[&str], partitions: i32) {
         let new = topics.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(1)));
-        let new: Vec<NewTopic<'_>> = new.map(|topic| topic.set("max.message.bytes", "41943040")).collect();
+        let new: Vec<NewTopic<'_>> = new.map(|topic| topic.set("max.message.bytes", "41943040").set("retention.ms", "-1")).collect();
         let made = futures::executor::block_on(self.admin().create_topics(&new, &options()));
         made.expect("an answer").into_iter().for_each(|one| drop(one.expect("a new topic")));
         // Made is not yet known to all.
@@ -149,7 +149,9 @@ impl Broker {
     pub fn producer(&self, properties: &[(&str, &str)]) -> rdkafka::producer::BaseProducer {
         let mut config = self.config();
         config.set("enable.idempotence", "true").set("message.max.bytes", "41943040");
-        properties.iter().for_each(|(name, value)| drop(config.set(*name, *value)));
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
         config.create().expect("a producer")
     }
 
