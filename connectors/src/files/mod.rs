@@ -31,6 +31,7 @@ mod trouble;
 #[cfg(test)]
 mod tests;
 
+pub use scan::{Found, stream_of};
 pub use share::{DECODERS_MAX, FilesSource};
 
 use scan::Scan;
@@ -149,6 +150,20 @@ impl SourceFactory for FilesFactory {
     }
 }
 
+/// The files of a folder that belong to a stream, by name; each that is ignored is logged.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn files_of(folder: &Path, streams: Vec<StreamSpec>) -> Result<Vec<Found>, SourceError> {
+    let options = FilesOptions::new(folder, streams);
+    let failed = |error| {
+        let folder = folder.display();
+        SourceError(format!("cannot read the input folder {folder}: {error}; give an existing folder"))
+    };
+    Scan::new(true).look(&options).map_err(failed)
+}
+
 /// Reads one file from its beginning to its end, as with `drain`, whatever its name begins with; the
 /// end of the name says how it is compressed. `each` is given every record's line number and value.
 ///
@@ -159,6 +174,22 @@ pub fn read_file(
     path: &Path,
     value_bytes_max: u64,
     each: &mut dyn FnMut(u64, RawValue<'_>),
+) -> Result<(), SourceError> {
+    read_file_while(path, value_bytes_max, &mut |line, value| {
+        each(line, value);
+        true
+    })
+}
+
+/// Likewise, as long as `each` says that it goes on.
+///
+/// # Errors
+///
+/// When the file cannot be read, is corrupt or incomplete.
+pub fn read_file_while(
+    path: &Path,
+    value_bytes_max: u64,
+    each: &mut dyn FnMut(u64, RawValue<'_>) -> bool,
 ) -> Result<(), SourceError> {
     let failed = |error| SourceError(format!("cannot read {}: {error}", path.display()));
     let end = fs::metadata(path).map_err(failed)?.len();
@@ -172,14 +203,11 @@ pub fn read_file(
         settle: Duration::ZERO,
         room: true,
     };
-    let mut emit = |line: u64, value: RawValue<'_>| {
-        each(line, value);
-        true
-    };
     let mut buffer = Vec::new();
     loop {
-        let turn = tail.turn(&given, &mut buffer, &mut emit);
-        if turn.map_err(|trouble| trouble.explain(path, tail.next()))?.rests {
+        let turn = tail.turn(&given, &mut buffer, each);
+        let turn = turn.map_err(|trouble| trouble.explain(path, tail.next()))?;
+        if turn.rests || turn.full {
             return Ok(());
         }
     }

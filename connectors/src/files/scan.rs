@@ -9,13 +9,13 @@ const SUFFIXES: [&str; 3] = [".jsonl", ".jsonl.gz", ".jsonl.zst"];
 
 /// A file that is a partition.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Found {
+pub struct Found {
     /// Its full name, without folder.
-    pub(super) name: String,
+    pub name: String,
     /// The place of its stream.
-    pub(super) stream: usize,
+    pub stream: usize,
     /// Its size now.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Remembers what was seen, so that each name is reported and each ignored file logged once.
@@ -74,7 +74,7 @@ fn judge(path: &Path, streams: &[StreamSpec]) -> Result<Option<Found>, &'static 
 }
 
 /// The stream that a file's name belongs to: the first one with a prefix that it begins with.
-pub(super) fn stream_of(name: &str, streams: &[StreamSpec]) -> Option<usize> {
+pub fn stream_of(name: &str, streams: &[StreamSpec]) -> Option<usize> {
     if !SUFFIXES.iter().any(|suffix| name.ends_with(suffix)) {
         return None;
     }

@@ -70,7 +70,8 @@ pub fn refused(error: &KafkaError) -> SourceError {
         return SourceError(format!("the Kafka client cannot be made: {error}; check kafka.properties"));
     };
     let mut message = format!("kafka.properties.{name} = {value:?}: {why}");
-    if cfg!(not(feature = "tls")) && (name.starts_with("ssl.") || why.contains("OpenSSL") || why.contains("SSL"))
+    if cfg!(not(feature = "tls"))
+        && (name.starts_with("ssl.") || why.contains("OpenSSL") || why.contains("SSL"))
     {
         message.push_str(
             "; this binary was built without TLS: build it with `cargo build --release --features tls` (which \

@@ -24,12 +24,16 @@
 mod client;
 mod consumer;
 mod identity;
+mod producer;
 mod resume;
 mod source;
+mod topics;
 mod watch;
 
-pub use client::{Connection, Quiet, refused};
+pub use client::Connection;
+pub use producer::{Delivered, Failure, Outgoing, Producer, Stopwatch};
 pub use source::KafkaSource;
+pub use topics::{Ensured, ensure};
 
 use crate::kafka::resume::{Cursor, Lost, Plan};
 use crate::kafka::watch::{Look, Looker, Shared, Watching};

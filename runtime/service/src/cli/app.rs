@@ -6,7 +6,6 @@ use crate::config::ProgramSettings;
 use arrow::datatypes::SchemaRef;
 use serde_json::Value as Json;
 use std::any::Any;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -62,6 +61,11 @@ pub trait Hooks: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// How lines of files go into Kafka under full settings; unless a program says so, without a key.
+    fn keying(&self, _settings: &Json) -> Result<Box<dyn Keying>, String> {
+        Ok(Box::new(Unkeyed))
+    }
+
     /// Counts what would come of checked records; `None` where there is nothing to count.
     fn tally(&self, _stream: usize) -> Option<Box<dyn Tally>> {
         None
@@ -75,6 +79,30 @@ pub trait Hooks: Send + Sync {
     /// Rows that the demo shows whole at its end, each with its table; none where the table is empty.
     fn showcase(&self, _tables: &dyn Tables) -> Result<Showcase, Error> {
         Ok(Vec::new())
+    }
+}
+
+/// How the lines of files become records of Kafka, such that the same rows come of them there.
+pub trait Keying: Send {
+    /// The record of a stream's line. Lines over the stream's limit are not asked about.
+    fn keyed(&self, stream: usize, line: &[u8]) -> Keyed;
+}
+
+/// What a line is as a record of Kafka.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Keyed {
+    /// The record's key.
+    pub key: Option<Vec<u8>>,
+    /// Whether its value is null instead of the line.
+    pub deletes: bool,
+}
+
+/// Every line as it is, without a key.
+struct Unkeyed;
+
+impl Keying for Unkeyed {
+    fn keyed(&self, _stream: usize, _line: &[u8]) -> Keyed {
+        Keyed::default()
     }
 }
 
@@ -111,9 +139,7 @@ pub struct Line {
 
 /// What a demo's traffic looks like.
 #[derive(Clone, Copy, Debug)]
-pub struct DemoOptions<'a> {
-    /// Where the files go.
-    pub folder: &'a Path,
+pub struct DemoOptions {
     /// The same seed makes the same records.
     pub seed: u64,
     /// How long to write.
@@ -122,8 +148,16 @@ pub struct DemoOptions<'a> {
 
 /// A generator of made-up traffic.
 pub trait Demo: Send + Sync {
-    /// Writes growing files until the time is over or `stop` is set.
-    fn write(&self, options: DemoOptions<'_>, stop: &AtomicBool) -> Result<(), Error>;
+    /// Writes records until the time is over or `stop` is set.
+    fn write(&self, options: DemoOptions, to: &mut dyn Destination, stop: &AtomicBool) -> Result<(), Error>;
+}
+
+/// Where made-up records go.
+pub trait Destination: Send {
+    /// Takes a record: the name of the file that it stands in where there are files, and its line.
+    fn take(&mut self, file: &str, line: &str) -> Result<(), Error>;
+    /// Makes what was taken visible to readers.
+    fn show(&mut self) -> Result<(), Error>;
 }
 
 /// The digest of a row's key, as the log and the lake have it.

@@ -54,7 +54,11 @@ fn chosen(app: &App, arguments: &[OsString]) -> BTreeSet<String> {
     let stems = KEYS.iter().filter(|key| key.is_chosen()).map(|key| flag(key.name.trim_end_matches('*')));
     let sections: Vec<String> = stems.chain([format!("{}-", app.settings.section)]).collect();
     names
-        .filter(|n| sections.iter().any(|s| n.starts_with(s.as_str())) && !exact.contains(n) && known.unfold(&folded(n)).is_some())
+        .filter(|n| {
+            sections.iter().any(|s| n.starts_with(s.as_str()))
+                && !exact.contains(n)
+                && known.unfold(&folded(n)).is_some()
+        })
         .collect()
 }
 
@@ -66,7 +70,10 @@ fn exact_keys(app: &App) -> Vec<(String, String)> {
 fn with_settings(command: Command, app: &App, arguments: &[OsString]) -> Command {
     let config = Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf));
     let command = command.arg(config.help("Settings in TOML; environment and flags stand above it"));
-    let own = KEYS.iter().filter(|key| !key.is_chosen()).map(|key| setting(key.name, key.help, value_name(key.kind)));
+    let own = KEYS
+        .iter()
+        .filter(|key| !key.is_chosen())
+        .map(|key| setting(key.name, key.help, value_name(key.kind)));
     let program = exact_keys(app).into_iter().map(|(name, help)| setting(&name, &help, "VALUE"));
     let chosen = chosen(app, arguments).into_iter().map(|name| setting(&name, "", "VALUE").hide(true));
     let free = app.settings.keys.iter().filter(|key| key.path.contains('*'));
@@ -190,6 +197,21 @@ fn demo() -> Command {
         .arg(folder.help("Where the demo's files and store go; a demo that stands there is replaced"))
 }
 
+fn produce() -> Command {
+    let rate = Arg::new("rate").long("rate").value_name("R").value_parser(rate);
+    let partitions = Arg::new("partitions").long("partitions").value_name("N");
+    let partitions = partitions.value_parser(value_parser!(i32).range(1..));
+    Command::new("produce")
+        .about("Puts the records of a folder's files into the Kafka topics of their streams, once")
+        .arg(rate.help("At most so many records a second, evenly [as fast as they are taken]"))
+        .arg(partitions.help("Partitions of a topic that is made [the broker's own default]"))
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "give a number of records a second above 0, such as 500 or 0.5".to_string())
+}
+
 /// The whole grammar. `arguments` are what will be parsed by it.
 pub fn command(app: &App, arguments: &[OsString]) -> Command {
     let check = Command::new("check")
@@ -222,6 +244,6 @@ pub fn command(app: &App, arguments: &[OsString]) -> Command {
     if app.demo.is_some() {
         root = root.subcommand(with_settings(demo(), app, arguments));
     }
-    let settings = [run, config, check].map(|command| with_settings(command, app, arguments));
+    let settings = [run, produce(), config, check].map(|command| with_settings(command, app, arguments));
     root.subcommands(settings).subcommands(readers()).subcommands(export(app))
 }

@@ -1,7 +1,9 @@
-//! `demo`: made-up traffic in a folder, the whole program over it, and then what came of it.
+//! `demo`: made-up traffic in a folder or in Kafka, the whole program over it, and then what came of it.
 
+use super::destination::{Folder, Topics};
 use super::engine::{self, Until};
 use super::folders::{no_file, no_file_for_store};
+use super::outlet::Outlet;
 use super::output::Out;
 use super::run::{Shown, last_words, prepare, start_log};
 use super::tables::schema_of;
@@ -27,20 +29,50 @@ pub fn demo(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let mut resolved = call.resolved()?;
     no_file(&folder, "name another with --dir DIR")?;
     resolved.settings.store.url.as_deref().map_or(Ok(()), no_file_for_store)?;
+    let kafka = resolved.settings.kafka.brokers.is_some();
+    let outlet = if kafka { Some(Outlet::new(call.app, &resolved.settings)?) } else { None };
     let (input, store) = fresh(&folder)?;
-    resolved.settings.input_dir = Some(input.clone());
+    resolved.settings.input_dir = (!kafka).then(|| input.clone());
     let store = resolved.settings.store.url.get_or_insert(store.display().to_string()).clone();
     start_log(&resolved.settings.log.level);
     let lasts = Duration::from_secs(call.number("seconds").unwrap_or(20));
     let seed = call.number("seed").unwrap_or(1);
-    let (seconds, input_shown) = (lasts.as_secs(), input.display());
+    let (seconds, goes_to) =
+        (lasts.as_secs(), outlet.as_ref().map_or(input.display().to_string(), topics_shown));
     out.line(&format!(
-        "made-up traffic (seed {seed}) goes to {input_shown} for {seconds} s, its tables to {store}"
+        "made-up traffic (seed {seed}) goes to {goes_to} for {seconds} s, its tables to {store}"
     ))?;
     out.flush()?;
-    let words = turn(call.app, traffic.as_ref(), &resolved, DemoOptions { folder: &input, seed, lasts })?;
+    let place = outlet.map_or(Place::Folder(input), Place::Topics);
+    let words = turn(call.app, traffic.as_ref(), &resolved, DemoOptions { seed, lasts }, place)?;
     out.line(&words)?;
     report(call.app, &folder, &store, out)
+}
+
+/// Where the traffic goes.
+enum Place {
+    Folder(PathBuf),
+    Topics(Outlet),
+}
+
+impl Place {
+    /// Writes all of the traffic there; in Kafka until it is acknowledged.
+    fn write(self, traffic: &dyn Demo, options: DemoOptions, stop: &AtomicBool) -> Result<(), Error> {
+        match self {
+            Self::Folder(path) => traffic.write(options, &mut Folder::new(path), stop),
+            Self::Topics(outlet) => {
+                let mut topics = Topics::open(outlet, stop)?;
+                traffic.write(options, &mut topics, stop)?;
+                topics.finish()
+            }
+        }
+    }
+}
+
+/// Topics for people.
+fn topics_shown(outlet: &Outlet) -> String {
+    let topics = (0..outlet.streams().len()).filter_map(|stream| outlet.topic(stream));
+    format!("the topics {} of {}", topics.collect::<Vec<_>>().join(", "), outlet.brokers)
 }
 
 /// Empties a demo's folder; one that no demo made is left alone.
@@ -66,7 +98,8 @@ fn turn(
     app: &App,
     traffic: &dyn Demo,
     resolved: &Resolved,
-    options: DemoOptions<'_>,
+    options: DemoOptions,
+    place: Place,
 ) -> Result<String, Error> {
     let program = (app.program)(&resolved.settings.program).map_err(Error::Failed)?;
     let shown = Shown::stdout(program.as_ref());
@@ -75,7 +108,7 @@ fn turn(
     let stop = AtomicBool::new(false);
     let (ended, traffic) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let ended = traffic.write(options, &stop);
+            let ended = place.write(traffic, options, &stop);
             written.store(true, Ordering::Release);
             ended
         });

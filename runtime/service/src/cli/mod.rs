@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  arguments ──args──> settings (config) ──> run, demo            ── the engine
-//!                                       └──> check, config        ── no store
+//!                                       ├──> check, config        ── no store
+//!                                       └──> produce              ── Kafka, no store
 //!  --store URL ──reader──> tables of one epoch ──> tables, show, path, log, diff, verify, export
 //! ```
 //!
@@ -14,23 +15,32 @@ mod app;
 mod args;
 mod check;
 mod demo;
+mod destination;
 mod diff;
 mod engine;
 mod export;
 mod folders;
 mod lines;
 mod log;
+mod outlet;
 mod output;
+mod pace;
 mod panic;
+mod produce;
 mod progress;
 mod reader;
 mod run;
 mod show;
+mod signals;
 mod tables;
 mod verify;
 mod whole;
 
-pub use app::{App, Demo, DemoOptions, Exporter, Hooks, Line, MakeProgram, Showcase, Tables, Tally, key_of};
+pub use app::{
+    App, Demo, DemoOptions, Destination, Exporter, Hooks, Keyed, Keying, Line, MakeProgram, Showcase, Tables,
+    Tally, key_of,
+};
+pub use destination::Folder;
 pub use engine::{ProgressSink, RunSettings, RunSummary, Until};
 pub use output::{Format, Out, human_bytes, json_row, json_value, rfc3339};
 pub use panic::last_panic;
@@ -90,6 +100,7 @@ fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(OsString, OsSt
     let ended = match name {
         "run" => call.no_file_for_folders().and_then(|()| run::run(&call, &mut out)),
         "demo" => demo::demo(&call, &mut out),
+        "produce" => produce::produce(&call, &mut out),
         "config" => run::config(&call, &mut out),
         "check" => check::check(&call, &mut out),
         "tables" => tables::tables(&call, &mut out),

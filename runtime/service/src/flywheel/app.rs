@@ -2,14 +2,16 @@
 
 use super::demo::DemoTraffic;
 use super::export::exporters;
+use super::keying::FlywheelKeying;
 use super::program::Flywheel;
 use super::rows::{CallRow, TrajectoryRow};
 use super::settings::FlywheelSettings;
 use super::story::late_scores;
 use super::tally::Samples;
 use crate::Error;
-use crate::cli::{App, Exporter, Hooks, StoreReader, Tables, Tally, by_key};
+use crate::cli::{App, Exporter, Hooks, Keying, StoreReader, Tables, Tally, by_key};
 use crate::config::{ProgramKey, ProgramSettings};
+use serde_json::Value as Json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidemill_core::program::Program;
@@ -90,6 +92,11 @@ impl Hooks for FlywheelHooks {
 
     fn story(&self, store: &StoreReader) -> Result<Vec<String>, Error> {
         late_scores(store)
+    }
+
+    fn keying(&self, settings: &Json) -> Result<Box<dyn Keying>, String> {
+        let settings = FlywheelSettings::parse(settings).map_err(|error| error.to_string())?;
+        Ok(Box::new(FlywheelKeying::new(&settings)))
     }
 
     fn tally(&self, stream: usize) -> Option<Box<dyn Tally>> {

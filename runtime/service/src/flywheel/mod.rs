@@ -20,6 +20,7 @@ pub mod extract;
 pub mod facts;
 pub mod fields;
 pub mod flow;
+pub mod keying;
 pub mod program;
 pub mod rows;
 pub mod settings;

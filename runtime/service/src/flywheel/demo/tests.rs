@@ -4,7 +4,7 @@ use super::DemoTraffic;
 use super::records::{FILES, File, Record};
 use super::texts::Texts;
 use super::traffic::Traffic;
-use crate::cli::{Demo, DemoOptions};
+use crate::cli::{Demo, DemoOptions, Folder};
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
@@ -121,8 +121,8 @@ fn tries_at_a_task_ask_the_same_and_answer_differently() {
 fn what_is_written_is_the_sequence_and_it_takes_its_time() {
     let folder = tempfile::tempdir().unwrap();
     let elapsed = crate::run::stopwatch();
-    let options = DemoOptions { folder: folder.path(), seed: 4, lasts: Duration::from_millis(700) };
-    DemoTraffic.write(options, &AtomicBool::new(false)).unwrap();
+    let options = DemoOptions { seed: 4, lasts: Duration::from_millis(700) };
+    DemoTraffic.write(options, &mut Folder::new(folder.path()), &AtomicBool::new(false)).unwrap();
     assert!(elapsed() >= 600_000);
     let all: Vec<Record> = Traffic::new(4).take_while(|record| record.at <= 700_000).collect();
     for file in FILES {

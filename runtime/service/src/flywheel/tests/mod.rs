@@ -4,6 +4,7 @@ mod conversation;
 mod data;
 mod decode;
 mod extract;
+mod keying;
 mod settings;
 
 use super::{
