@@ -10,7 +10,7 @@ use crate::flywheel::{
     settings::FlywheelSettings,
 };
 use serde_json::json;
-use tidemill_core::source::{Decoded, SourceRow};
+use tidemill_core::source::Decoded;
 
 /// Lines of `scores` and whether they have an identity that can be a key.
 const SCORES: &[(&str, Option<&str>)] = &[
