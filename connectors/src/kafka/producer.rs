@@ -224,7 +224,7 @@ impl Producer {
             match self.offer(record) {
                 Ok(()) => return true,
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
-                    if self.inner.in_flight_count() == 0 {
+                    if self.awaited() == 0 {
                         let reason = "it is larger than the producer's whole queue: raise \
                                       kafka.properties.queue.buffering.max.kbytes";
                         self.fail(record.topic, record.tag, reason);
