@@ -59,6 +59,8 @@ impl fmt::Debug for RunSettings {
 /// How a run ended.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct RunSummary {
+    /// Whether the store was claimed. It is not where a run is told to stop while it waits for a source.
+    pub begun: bool,
     /// The newest commit.
     pub epoch: Epoch,
     /// The epoch of the newest publication that a root names.

@@ -91,7 +91,11 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let store = settings.store_url.clone();
     let ended = engine::run(settings, program);
     shown.finish();
-    out.line(&last_words(&ended?))?;
+    let ended = ended?;
+    if !ended.begun {
+        return out.line("told to stop before the sources could be read; nothing was changed");
+    }
+    out.line(&last_words(&ended))?;
     for line in summary(call.app, &store)? {
         out.line(&line)?;
     }

@@ -310,6 +310,7 @@ impl Watch<'_> {
         let shown = self.gauges.show();
         let at = |percent| Duration::from_micros(percentile(&shown.commit_us, percent));
         RunSummary {
+            begun: true,
             epoch: shown.epoch,
             published: shown.published,
             commits: shown.commits,

@@ -33,12 +33,12 @@ impl Held {
 
     /// A store and the folder that it was made from.
     pub fn open(store: &Path, input: &Path) -> Held {
-        Held { reader: reader(store), records: read_all(input), dense: true }
+        Held { reader: reader(store.to_str().expect("a path that is text")), records: read_all(input), dense: true }
     }
 
     /// The store of a mill that read topics, and all that was ever committed in them.
     pub fn over(mill: &Mill, records: &[Record]) -> Held {
-        Held { reader: reader(&mill.store()), records: records.to_vec(), dense: false }
+        Held { reader: reader(&mill.address()), records: records.to_vec(), dense: false }
     }
 
     /// How many records a mill's input holds.
@@ -213,13 +213,14 @@ impl Held {
         let publications = self.publications();
         let last = publications.last().expect("a publication");
         assert_eq!(last.epoch, published);
-        assert_eq!(last.positions, newest.positions, "a drained run publishes its last change");
+        // Of a topic, positions may move on behind the last change over what is no record.
+        let covered = |root: &Root| self.covered(&serde_json::to_value(root).expect("a root is JSON")).len();
+        assert_eq!(covered(last), covered(newest), "a drained run publishes its last change");
         assert_eq!(self.published(last), rows(&self.at(newest.epoch)), "publication and newest commit");
     }
 }
 
-fn reader(store: &Path) -> StoreReader {
-    let address = store.to_str().expect("a path that is text");
+fn reader(address: &str) -> StoreReader {
     StoreReader::open(&tidemill::flywheel::app::app(), address).expect("a store")
 }
 

@@ -18,6 +18,8 @@ pub struct Mill {
     pub flags: Vec<String>,
     /// The brokers that are read in place of the folder, if any.
     brokers: Option<String>,
+    /// The store in place of the folder's, if any.
+    elsewhere: Option<String>,
 }
 
 /// A run that goes on beside the test. It is killed when it is dropped.
@@ -35,7 +37,7 @@ impl Mill {
             eprintln!("kept: {}", folder.path().display());
         }
         let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms"];
-        let mill = Mill { folder, flags: flags.map(str::to_string).to_vec(), brokers: None };
+        let mill = Mill { folder, flags: flags.map(str::to_string).to_vec(), brokers: None, elsewhere: None };
         fs::create_dir(mill.input()).expect("a folder for input");
         mill.configure(configuration);
         mill
@@ -49,6 +51,17 @@ impl Mill {
     /// From now on it reads Kafka in place of its folder.
     pub fn read_kafka(&mut self, brokers: &str) {
         self.brokers = Some(brokers.to_string());
+    }
+
+    /// From now on its store is this one, which is no folder.
+    pub fn keep_store_at(&mut self, address: &str) {
+        self.elsewhere = Some(address.to_string());
+    }
+
+    /// The store's address.
+    pub fn address(&self) -> String {
+        let folder = || self.store().to_str().expect("a path that is text").to_string();
+        self.elsewhere.clone().unwrap_or_else(folder)
     }
 
     /// What later starts find under `[flywheel]`.
@@ -101,7 +114,7 @@ impl Mill {
             Some(brokers) => command.arg("--kafka").arg(brokers),
             None => command.arg("--input").arg(self.input()),
         };
-        command.arg("--store").arg(self.store());
+        command.arg("--store").arg(self.address());
         command.arg("--workers").arg(workers.to_string()).args(&self.flags);
         command
     }
@@ -131,7 +144,7 @@ impl Mill {
 
     /// A command that reads the store.
     pub fn read(&self, arguments: &[&str]) -> Output {
-        read(&self.store(), arguments)
+        read(Path::new(&self.address()), arguments)
     }
 
     /// All objects whose names begin so, sorted.
@@ -152,6 +165,10 @@ impl Mill {
 
     /// The newest root, if there is one.
     pub fn newest(&self) -> Option<Value> {
+        if self.elsewhere.is_some() {
+            let shown = self.read(&["log", "--last", "--format", "json"]);
+            return serde_json::from_slice(&shown.stdout).ok();
+        }
         let path = self.objects("catalog").into_iter().rfind(|path| path.extension().is_some())?;
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "a support module: no test uses all of it")]
 
 pub mod broker;
+pub mod fire;
 pub mod held;
 pub mod mill;
 pub mod values;

@@ -1,6 +1,6 @@
 //! The load `files` over a handful of records: the figures add up.
 
-use tidemill_loadtest::files::{Load, run};
+use tidemill_loadtest::drained::{Load, run};
 
 const CALLS: &str = r#"{"request_id":"a","prompt":[{"role":"user","content":"What is a tide?"}],"response":"The sea, rising and falling."}
 {"request_id":"b","prompt":[{"role":"user","content":"And a mill?"}],"response":"A wheel that water turns."}
@@ -12,7 +12,7 @@ fn a_load_reports_what_it_did() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("calls.jsonl"), CALLS).unwrap();
     let set = vec!["epoch.interval=20ms".to_string()];
-    let load = Load { input: folder.path().into(), workers: Some(2), set, ..Load::default() };
+    let load = Load { input: Some(folder.path().into()), workers: Some(2), set, ..Load::default() };
     let report = run(load.clone()).unwrap();
     let json = report.json();
     assert_eq!(json["records"], 3);

@@ -1,4 +1,4 @@
-//! The load `files`: a folder that is there from the start, drained into a fresh store.
+//! The loads `files` and `kafka`: what is there from the start, drained into a fresh store.
 //!
 //! It measures throughput and the price of durability, not latency under an open load: the sources are
 //! always ahead.
@@ -14,8 +14,10 @@ use tidemill::config::{Sources, flag, resolve};
 /// What to run.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
-    /// The folder.
-    pub input: PathBuf,
+    /// The folder, if one is read.
+    pub input: Option<PathBuf>,
+    /// The brokers, if topics are read.
+    pub kafka: Option<String>,
     /// Where to keep the store.
     pub store: Option<PathBuf>,
     /// Worker threads.
@@ -27,6 +29,7 @@ pub struct Load {
 impl Load {
     fn flags(&self) -> Result<Vec<(String, String)>, Error> {
         let mut flags = Vec::new();
+        flags.extend(self.kafka.iter().map(|brokers| ("kafka-brokers".to_string(), brokers.clone())));
         flags.extend(self.workers.map(|workers| ("workers".to_string(), workers.to_string())));
         for set in &self.set {
             let none = || Error::Usage(format!("--set {set}: give KEY=VALUE, such as lake.interval=5s"));
@@ -60,7 +63,7 @@ pub fn run(load: Load) -> Result<Report, Error> {
     let run = RunSettings {
         model: tidemill::run::model(&settings.model)?,
         settings,
-        input_dir: Some(load.input),
+        input_dir: load.input,
         accept_gap: false,
         store_url: store.display().to_string(),
         until: Until::Drained,
