@@ -76,6 +76,8 @@ pub struct KafkaOptions {
     pub now: Arc<dyn Fn() -> String + Send + Sync>,
     /// Microseconds of a clock that never goes back.
     pub stopwatch: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Told what is waited for, and when it is no longer.
+    pub waits: Arc<dyn Fn(Option<String>) + Send + Sync>,
 }
 
 impl KafkaOptions {
@@ -124,6 +126,11 @@ impl KafkaFactory {
         Ok(Self { options, looker, shared: Arc::default(), watching: AtomicBool::new(false) })
     }
 
+    fn wait_for(&self, what: Option<String>) {
+        self.shared.wait_for(what.clone());
+        (self.options.waits)(what);
+    }
+
     /// Looks until the brokers answer. `None`: told to stop.
     fn look(&self, stop: &AtomicBool) -> Result<Option<Look>, SourceError> {
         let mut away: Option<(String, u64)> = None;
@@ -134,14 +141,14 @@ impl KafkaFactory {
                     if let Some((since, _)) = away {
                         tracing::warn!(%brokers, "kafka answers again; it was away since {since}");
                     }
-                    self.shared.wait_for(None);
+                    self.wait_for(None);
                     return self.looker.all_there(look).map(Some);
                 }
                 Err(error) => error,
             };
             let now = (self.options.stopwatch)();
             let (since, said) = away.get_or_insert_with(|| ((self.options.now)(), 0));
-            self.shared.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));
+            self.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));
             if *said == 0 || now.saturating_sub(*said) > SAY_AGAIN_US {
                 tracing::warn!(%error, "kafka at {brokers} does not answer since {since}; waiting for it");
                 *said = now.max(1);

@@ -37,6 +37,8 @@ pub enum ToConductor {
 /// What worker 0 tells the edge.
 #[derive(Clone, Debug)]
 pub enum FromConductor {
+    /// Every worker holds what is stored: from now on epochs are closed. Told once.
+    Filled,
     /// An epoch was closed; microseconds of the run's stopwatch.
     Closed {
         /// The epoch.
@@ -77,6 +79,7 @@ pub(crate) struct Conductor {
     phase: Phase,
     drain: bool,
     stopping: bool,
+    filled: bool,
     pending: (u64, u64),
 }
 
@@ -109,6 +112,7 @@ impl Conductor {
             phase: Phase::Running,
             drain: options.drain,
             stopping: false,
+            filled: false,
             pending: (0, 0),
         }
     }
@@ -134,6 +138,9 @@ impl Conductor {
         }
         // Nothing is sealed before every worker holds what is stored: a table would lose what is missing.
         if self.phase != Phase::Left && self.statuses.iter().all(|status| status.filled) {
+            if !std::mem::replace(&mut self.filled, true) {
+                self.tell_edge(FromConductor::Filled);
+            }
             self.advance_phase();
             let opened_at = self.driver.opened_at();
             if let Some(closed) = self.driver.close(now) {

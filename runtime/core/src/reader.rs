@@ -5,7 +5,7 @@
 //! polled.
 
 use crate::bodies::BodyCache;
-use crate::source::{ErasedDecode, Polled, RawRecord, RecordSink, Source, SourceBatch};
+use crate::source::{ErasedDecode, Polled, RawRecord, RecordSink, RejectRow, Source, SourceBatch};
 use crate::worker::FromSource;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
@@ -23,10 +23,20 @@ const IDLE: Duration = Duration::from_millis(5);
 struct Batching {
     decoders: Vec<Box<dyn ErasedDecode>>,
     batch: SourceBatch,
+    /// What the open batch holds of each stream, without the run of records that is going on.
+    streams: Vec<Counted>,
+    /// The stream of that run.
+    stream: usize,
+    /// What the batch held before that run.
+    settled: Counted,
 }
 
 impl RecordSink for Batching {
     fn record(&mut self, stream: usize, record: RawRecord<'_>) -> bool {
+        if stream != self.stream {
+            self.settle();
+            self.stream = stream;
+        }
         self.decoders[stream].decode(&record, &mut self.batch);
         self.batch.records < BATCH_RECORDS && self.batch.bytes < BATCH_BYTES
     }
@@ -37,12 +47,32 @@ impl RecordSink for Batching {
 }
 
 impl Batching {
-    fn take(&mut self) -> SourceBatch {
+    fn new(decoders: Vec<Box<dyn ErasedDecode>>) -> Self {
+        let streams = vec![Counted::default(); decoders.len()];
+        Self { decoders, batch: SourceBatch::default(), streams, stream: 0, settled: Counted::default() }
+    }
+
+    /// Counts the run of records that is going on for its stream.
+    fn settle(&mut self) {
+        let now = Counted { records: self.batch.records, bytes: self.batch.bytes };
+        if let Some(stream) = self.streams.get_mut(self.stream) {
+            stream.records += now.records - self.settled.records;
+            stream.bytes += now.bytes - self.settled.bytes;
+        }
+        self.settled = now;
+    }
+
+    /// The batch, and what it holds of each stream.
+    fn take(&mut self) -> (SourceBatch, Vec<Counted>) {
+        self.settle();
+        self.settled = Counted::default();
+        let streams = self.streams.clone();
+        self.streams.fill(Counted::default());
         let mut batch = std::mem::take(&mut self.batch);
         for (stream, decoder) in self.decoders.iter_mut().enumerate() {
             batch.words.extend(decoder.take().map(|words| (stream, words)));
         }
-        batch
+        (batch, streams)
     }
 }
 
@@ -59,21 +89,35 @@ pub struct Ends {
     pub drain: Arc<AtomicBool>,
 }
 
-/// What a batch holds that goes to the worker.
+/// Records, and the bytes of their values.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Taken {
+pub struct Counted {
     /// Records.
     pub records: u64,
     /// Bytes of their values.
     pub bytes: u64,
+}
+
+/// What a batch holds that goes to the worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Taken<'a> {
+    /// Of all streams.
+    pub all: Counted,
+    /// Of each stream, in the program's order.
+    pub streams: &'a [Counted],
+    /// What was rejected.
+    pub rejects: &'a [RejectRow],
+    /// The positions after it: `(stream, partition, next offset, the source's own)`.
+    pub positions: &'a [(usize, Partition, u64, serde_json::Value)],
     /// Bytes of the bodies that are pinned until their segment is durable.
     pub pinned: u64,
 }
 
-impl Taken {
-    fn of(batch: &SourceBatch) -> Self {
+impl<'a> Taken<'a> {
+    fn of(batch: &'a SourceBatch, streams: &'a [Counted]) -> Self {
         let pinned = batch.bodies.iter().map(|(_, body)| body.len() as u64).sum();
-        Self { records: batch.records, bytes: batch.bytes, pinned }
+        let all = Counted { records: batch.records, bytes: batch.bytes };
+        Self { all, streams, rejects: &batch.rejects, positions: &batch.positions, pinned }
     }
 }
 
@@ -83,11 +127,11 @@ pub fn read(
     mut source: Box<dyn Source>,
     decoders: Vec<Box<dyn ErasedDecode>>,
     bodies: &BodyCache,
-    took: &dyn Fn(Taken),
+    took: &dyn Fn(&Taken<'_>),
     out: &Sender<FromSource>,
     ends: &Ends,
 ) {
-    let mut batching = Batching { decoders, batch: SourceBatch::default() };
+    let mut batching = Batching::new(decoders);
     let (mut idle, mut draining, mut says_drained) = (0, false, false);
     while !ends.stop.load(Ordering::Relaxed) {
         if !draining && ends.drain.load(Ordering::Acquire) {
@@ -95,15 +139,15 @@ pub fn read(
         }
         idle = if draining && !says_drained { idle + 1 } else { 0 };
         let polled = source.poll(&mut batching);
-        let batch = batching.take();
-        let has_news = batch.records > 0 || !batch.positions.is_empty();
+        let (batch, streams) = batching.take();
         for (digest, body) in &batch.bodies {
             bodies.insert(*digest, body.clone());
         }
-        let taken = Taken::of(&batch);
-        took(taken);
-        if has_news && out.send(FromSource::Batch(Box::new(batch))).is_err() {
-            return;
+        if batch.records > 0 || !batch.positions.is_empty() {
+            took(&Taken::of(&batch, &streams));
+            if out.send(FromSource::Batch(Box::new(batch))).is_err() {
+                return;
+            }
         }
         let last = match polled {
             Ok(Polled::More) => {
@@ -121,5 +165,45 @@ pub fn read(
         // The worker has left if this fails, and then nobody waits for it.
         let _ = out.send(last);
         return;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::RawValue;
+    use std::any::Any;
+
+    /// Takes every record and makes nothing of it.
+    struct Counting;
+
+    impl ErasedDecode for Counting {
+        fn decode(&mut self, record: &RawRecord<'_>, out: &mut SourceBatch) {
+            out.records += 1;
+            if let RawValue::Bytes(value) = record.value {
+                out.bytes += value.len() as u64;
+            }
+        }
+        fn take(&mut self) -> Option<Box<dyn Any + Send>> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_batch_is_counted_by_stream_and_each_batch_anew() {
+        let mut batching = Batching::new(vec![Box::new(Counting), Box::new(Counting)]);
+        let partition = Partition::number(0);
+        for records in [&[0, 0, 1, 0][..], &[1], &[]] {
+            for stream in records {
+                let value = RawValue::Bytes(b"abc");
+                let record =
+                    RawRecord { partition: &partition, offset: 0, timestamp: None, key: None, value };
+                batching.record(*stream, record);
+            }
+            let (batch, streams) = batching.take();
+            let of = |stream| records.iter().filter(|of| **of == stream).count() as u64;
+            let expected = [0, 1].map(|stream| Counted { records: of(stream), bytes: 3 * of(stream) });
+            assert_eq!((batch.records, streams), (records.len() as u64, expected.to_vec()));
+        }
     }
 }

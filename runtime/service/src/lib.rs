@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 mod error;
 pub mod flywheel;
+mod http;
 pub mod run;
 
 pub use error::Error;

@@ -34,7 +34,7 @@ pub fn demo(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let (input, store) = fresh(&folder)?;
     resolved.settings.input_dir = (!kafka).then(|| input.clone());
     let store = resolved.settings.store.url.get_or_insert(store.display().to_string()).clone();
-    start_log(&resolved.settings.log.level);
+    start_log(&resolved.settings.log);
     let lasts = Duration::from_secs(call.number("seconds").unwrap_or(20));
     let seed = call.number("seed").unwrap_or(1);
     let (seconds, goes_to) =

@@ -6,6 +6,7 @@ use crate::config::Settings;
 use crate::run::Shown as Figures;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -88,6 +89,19 @@ pub struct RunSummary {
 /// Everything that stops a run, in one line that says what to do.
 pub fn run(settings: RunSettings, program: Arc<dyn Program>) -> Result<RunSummary, Error> {
     crate::run::run(settings, program)
+}
+
+/// Runs a program until its time has come, and answers over HTTP meanwhile.
+///
+/// # Errors
+///
+/// Everything that stops a run, in one line that says what to do.
+pub fn serve(
+    settings: RunSettings,
+    program: Arc<dyn Program>,
+    http: Option<TcpListener>,
+) -> Result<RunSummary, Error> {
+    crate::run::serve(settings, program, http)
 }
 
 /// Every derived table as the program makes it of a snapshot's source tables, texts as handles.

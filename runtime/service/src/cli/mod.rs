@@ -82,8 +82,7 @@ fn exit_code(ended: Result<u8, Error>) -> ExitCode {
         Err(Error::Usage(message)) => (USAGE, Some(message)),
     };
     if let Some(message) = message {
-        // Nobody is left to tell when standard error is closed too.
-        let _ = writeln!(std::io::stderr(), "error: {}", message.trim_start_matches("error: "));
+        run::tell_failure(&message);
     }
     ExitCode::from(code)
 }

@@ -52,7 +52,7 @@ struct Sent {
 /// `produce`
 pub fn produce(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let settings = call.resolved()?.settings;
-    start_log(&settings.log.level);
+    start_log(&settings.log);
     let input = settings.input_dir.clone();
     let input = input.ok_or_else(|| Error::Usage("no input: give its folder with --input DIR".into()))?;
     no_file(&input, "give the one that the files stand in with --input DIR")?;

@@ -5,9 +5,11 @@ use super::output::{Out, human_bytes};
 use super::progress::{Display, Progress};
 use super::{App, Call, StoreReader, Tables};
 use crate::Error;
-use crate::config::{Origin, Resolved};
+use crate::config::{LogSettings, Origin, Resolved};
 use serde_json::Value as Json;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Program;
 
@@ -46,16 +48,32 @@ impl Shown {
     }
 }
 
-/// Logs on standard error from here on.
-pub fn start_log(level: &str) {
-    let level = level.parse().unwrap_or(tracing::Level::WARN);
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .finish();
+/// Whether the log is lines of JSON. What else is said on standard error then goes the same way.
+static LOG_IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Logs on standard error from here on: lines for people, or one JSON object a line.
+pub fn start_log(log: &LogSettings) {
+    let level = log.level.parse().unwrap_or(tracing::Level::WARN);
+    let text = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
     // A second subscriber is refused; the first stays, and nothing is lost.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    if log.format == "json" {
+        LOG_IS_JSON.store(true, Ordering::Release);
+        let json = text.json().with_current_span(false).with_span_list(false);
+        let _ = tracing::subscriber::set_global_default(json.finish());
+    } else {
+        let text = text.with_ansi(std::io::stderr().is_terminal());
+        let _ = tracing::subscriber::set_global_default(text.finish());
+    }
+}
+
+/// The last words of a command that failed, on standard error.
+pub fn tell_failure(message: &str) {
+    let message = message.trim_start_matches("error: ");
+    if LOG_IS_JSON.load(Ordering::Acquire) {
+        return tracing::error!("{message}");
+    }
+    // Nobody is left to tell when standard error is closed too.
+    let _ = writeln!(std::io::stderr(), "error: {message}");
 }
 
 /// What a run needs, checked.
@@ -79,7 +97,7 @@ pub fn prepare(resolved: &Resolved, until: Until, progress: ProgressSink) -> Res
 /// `run`
 pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let resolved = call.resolved()?;
-    start_log(&resolved.settings.log.level);
+    start_log(&resolved.settings.log);
     let until = match call.matches.get_flag("until-drained") {
         true => Until::Drained,
         false => Until::Signalled,
@@ -89,7 +107,8 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let mut settings = prepare(&resolved, until, shown.sink())?;
     settings.accept_gap = call.matches.get_flag("accept-gap");
     let store = settings.store_url.clone();
-    let ended = engine::run(settings, program);
+    let http = listen(&resolved, out)?;
+    let ended = engine::serve(settings, program, http);
     shown.finish();
     let ended = ended?;
     if !ended.begun {
@@ -100,6 +119,18 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         out.line(&line)?;
     }
     Ok(())
+}
+
+/// Takes the address of `http.listen` and prints it, since the port may be one that was free.
+fn listen(resolved: &Resolved, out: &mut Out<'_>) -> Result<Option<TcpListener>, Error> {
+    let Some(address) = &resolved.settings.http_listen else { return Ok(None) };
+    let line = resolved.lines.iter().find(|line| line.key == "http.listen");
+    let given = line.is_some_and(|line| line.origin != Origin::Default);
+    let listener = crate::http::bind(address, given)?;
+    let at = listener.local_addr().map_err(Error::failed)?;
+    out.line(&format!("health and metrics: http://{at}/healthz, /readyz, /metrics"))?;
+    out.flush()?;
+    Ok(Some(listener))
 }
 
 /// One line of what a run did.

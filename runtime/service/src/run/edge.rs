@@ -157,6 +157,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let overdue = started.claim.epoch > 0 && due.now(super::clock::now_ms());
     if overdue {
         let _ = to_conductor.send(ToConductor::Pause(true));
+        tracing::info!("the sources begin paused: a publication is overdue");
     }
     started.gauges.pause(overdue);
     started.gauges.overdue_start(overdue);
@@ -254,9 +255,9 @@ fn spawn_reader(
     let streams = started.program.streams().len();
     let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
     let (bodies, ends) = (launch.bodies.clone(), launch.ends.clone());
-    let gauges: Arc<Gauges> = started.gauges.clone();
+    let (gauges, now): (Arc<Gauges>, _) = (started.gauges.clone(), started.stopwatch.clone());
     spawn(&format!("source-{index}"), failed, move || {
-        read(source, decoders, &bodies, &|taken| gauges.took(taken), &batches, &ends);
+        read(source, decoders, &bodies, &|taken| gauges.took(taken, now()), &batches, &ends);
         Ok(())
     })
 }

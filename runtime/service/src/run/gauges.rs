@@ -1,12 +1,20 @@
-//! What a run shows of itself: counters that its threads write and the display reads.
+//! What a run shows of itself: counters that its threads write, and the display and the metrics read.
+//!
+//! They are written once a batch, a commit, a publication or a request to the store, never once a record.
 
-use std::collections::{BTreeMap, VecDeque};
+use super::ages::Ages;
+use super::clock::parse_ms;
+use super::counted::StoreRequests;
+use super::health::{Health, Phase};
+use super::measured::{Durations, Measured};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tidemill_core::reader::Taken;
+use tidemill_core::program::Program;
+use tidemill_core::reader::{Counted, Taken};
 use tidemill_core::source::{Lag, Standing};
-use tidemill_types::{Epoch, Positions, Root};
+use tidemill_types::{Epoch, Partition, Positions, Root};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
 const KEPT: usize = 10_000;
@@ -22,11 +30,26 @@ pub struct Gauges {
     pub pending: AtomicU64,
     /// Of these, the ones that the model has.
     pub in_flight: AtomicU64,
+    /// Requests to the store.
+    pub store: StoreRequests,
+    /// How long commits and publications take.
+    pub durations: Durations,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
+    health: Health,
+    streams: Vec<(String, Counted)>,
+    rejects: BTreeMap<(String, String), u64>,
+    source_lag: BTreeMap<(String, String), (u64, u64)>,
+    /// Up to where each partition was taken in; times are the stopwatch's.
+    taken_to: HashMap<(usize, Partition), u64>,
+    /// What of it waits for its commit.
+    uncommitted: HashMap<(usize, Partition), Ages>,
+    /// Commits of changes of each table that no named publication holds; times are of the day.
+    unpublished: BTreeMap<String, Ages>,
+    generation: u64,
     epoch: Epoch,
     published: Option<Epoch>,
     commits: u64,
@@ -120,6 +143,14 @@ pub struct Shown {
 }
 
 impl Gauges {
+    /// The gauges of a run of a program.
+    pub fn of(program: &dyn Program) -> Self {
+        let gauges = Gauges::default();
+        let streams = program.streams().into_iter().map(|stream| (stream.name, Counted::default()));
+        gauges.inner().streams = streams.collect();
+        gauges
+    }
+
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,17 +158,50 @@ impl Gauges {
     /// Rows that are there at the start.
     pub fn start(&self, root: &Root, rows: BTreeMap<String, i64>) {
         let mut inner = self.inner();
+        inner.generation = root.generation;
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
         inner.published = root.published.as_ref().map(|p| p.epoch);
         inner.rows = rows;
     }
 
-    /// A batch of records was handed to a worker.
-    pub fn took(&self, taken: Taken) {
-        self.records.fetch_add(taken.records, Ordering::Relaxed);
-        self.bytes.fetch_add(taken.bytes, Ordering::Relaxed);
-        self.inner().held.pinned += taken.pinned;
+    /// The run goes on to a stage; whether that is new.
+    pub fn enter(&self, phase: Phase) -> bool {
+        self.inner().health.enter(phase)
+    }
+
+    /// What the run waits for outside of the process, such as a broker, or that it no longer does. It is
+    /// not ready meanwhile.
+    pub fn waiting(&self, reason: Option<String>) {
+        self.inner().health.waits(reason);
+    }
+
+    /// Nothing if the run has not failed, else why.
+    pub fn alive(&self) -> Result<(), String> {
+        self.inner().health.alive()
+    }
+
+    /// Nothing if records that come now are committed, else why not, in one line.
+    pub fn ready(&self) -> Result<(), String> {
+        self.inner().health.ready()
+    }
+
+    /// A batch of records is handed to a worker, at this time of the run's stopwatch.
+    pub fn took(&self, taken: &Taken<'_>, at: u64) {
+        self.records.fetch_add(taken.all.records, Ordering::Relaxed);
+        self.bytes.fetch_add(taken.all.bytes, Ordering::Relaxed);
+        let mut inner = self.inner();
+        inner.held.pinned += taken.pinned;
+        for ((_, all), counted) in inner.streams.iter_mut().zip(taken.streams) {
+            all.records += counted.records;
+            all.bytes += counted.bytes;
+        }
+        for reject in taken.rejects {
+            *inner.rejects.entry((reject.stream.clone(), reject.code.clone())).or_default() += 1;
+        }
+        for (stream, partition, next, _) in taken.positions {
+            inner.took_to((*stream, partition.clone()), *next, at);
+        }
     }
 
     /// What the lake's index takes from now on.
@@ -173,9 +237,14 @@ impl Gauges {
         inner.commits += 1;
         inner.published = root.published.as_ref().map(|p| p.epoch);
         if let Some((opened, closed)) = inner.closed.remove(&root.epoch) {
-            keep(&mut inner.commit_us, at.saturating_sub(closed));
-            inner.freshness_us = Some(at.saturating_sub(opened));
+            let (took, fresh) = (at.saturating_sub(closed), at.saturating_sub(opened));
+            keep(&mut inner.commit_us, took);
+            inner.freshness_us = Some(fresh);
+            self.durations.commit.observe(seconds(took));
+            self.durations.freshness.observe(seconds(fresh));
         }
+        inner.covered(root);
+        inner.stands(root);
         for (table, section) in root.segments.iter().flat_map(|segment| &segment.tables) {
             let rows = section.inserted as i64 - section.deleted as i64;
             *inner.rows.entry(table.clone()).or_default() += rows;
@@ -192,6 +261,13 @@ impl Gauges {
         inner.publish_objects += objects;
         inner.publish_bytes += bytes;
         keep(&mut inner.publish_us, took_us);
+        self.durations.publication.observe(seconds(took_us));
+    }
+
+    /// A root of an earlier run that this one goes on from, oldest first: it may hold changes that no
+    /// publication has.
+    pub fn found(&self, root: &Root) {
+        self.inner().stands(root);
     }
 
     /// Requests that wait, and how many of them the model has.
@@ -217,7 +293,11 @@ impl Gauges {
 
     /// How the sources stand.
     pub fn sources_stand(&self, standing: Standing) {
-        self.inner().sources = standing;
+        let mut inner = self.inner();
+        inner.health.waits(standing.waiting.clone());
+        let of_one = |lag: &Lag| ((lag.stream.clone(), lag.partition.clone()), (lag.position, lag.end));
+        inner.source_lag = standing.lag.iter().map(of_one).collect();
+        inner.sources = standing;
     }
 
     /// Whether a publication was overdue at the start and none has been named since.
@@ -233,7 +313,40 @@ impl Gauges {
         inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
-    /// A copy of everything.
+    /// What the metrics say; `at` is the time of the run's stopwatch and `now_ms` that of the day.
+    pub fn measured(&self, at: u64, now_ms: i64) -> Measured {
+        let inner = self.inner();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let oldest = inner.uncommitted.values().filter_map(Ages::oldest).min();
+        let since = |now: i64, then: i64, unit: f64| now.saturating_sub(then).max(0) as f64 / unit;
+        let behind = |ages: &Ages| ages.oldest().map_or(0.0, |then| since(now_ms, then, 1e3));
+        let tables = inner.rows.iter().filter(|(table, _)| is_for_readers(table));
+        let lake_behind = |table: &String| inner.unpublished.get(table).map_or(0.0, behind);
+        Measured {
+            ready: inner.health.ready().is_ok(),
+            waiting: inner.health.is_waiting(),
+            paused: inner.paused,
+            generation: inner.generation,
+            epoch: inner.epoch,
+            published: inner.published,
+            commits: inner.commits,
+            publications: inner.publications,
+            streams: inner.streams.clone(),
+            rejects: inner.rejects.clone(),
+            source_lag: inner.source_lag.clone(),
+            log_behind: oldest.map_or(0.0, |then| since(at as i64, then, 1e6)),
+            tables: tables
+                .map(|(table, rows)| (table.clone(), ((*rows).max(0) as u64, lake_behind(table))))
+                .collect(),
+            segments: (inner.segments, inner.segment_bytes),
+            lake: (inner.publish_objects, inner.publish_bytes),
+            pending: (read(&self.pending), read(&self.in_flight)),
+            results: inner.results,
+            held: inner.held,
+        }
+    }
+
+    /// A copy of everything that the display shows.
     pub fn show(&self) -> Shown {
         let inner = self.inner();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -261,6 +374,47 @@ impl Gauges {
     }
 }
 
+impl Inner {
+    /// A partition is taken in up to there, and was so at that time.
+    fn took_to(&mut self, of: (usize, Partition), next: u64, at: u64) {
+        let known = self.taken_to.insert(of.clone(), next);
+        if known.is_none_or(|known| known < next) {
+            self.uncommitted.entry(of).or_default().waits(next, at as i64);
+        }
+    }
+
+    /// What a root covers waits for its commit no more.
+    fn covered(&mut self, root: &Root) {
+        let Self { streams, uncommitted, .. } = self;
+        uncommitted.retain(|(stream, partition), ages| {
+            let positions = streams.get(*stream).and_then(|(name, _)| root.positions.get(name));
+            ages.done(positions.and_then(|of| of.get(partition.text())).copied().unwrap_or(0));
+            ages.oldest().is_some()
+        });
+    }
+
+    /// A root's changes wait for a publication, and those of the one that it names do no more.
+    fn stands(&mut self, root: &Root) {
+        let at = parse_ms(&root.committed_at);
+        for (table, section) in root.segments.iter().flat_map(|segment| &segment.tables) {
+            if let Some(at) = at.filter(|_| section.inserted + section.deleted > 0) {
+                self.unpublished.entry(table.clone()).or_default().waits(root.epoch, at);
+            }
+        }
+        if let Some(published) = &root.published {
+            self.unpublished.values_mut().for_each(|ages| ages.done(published.epoch));
+        }
+    }
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn is_for_readers(table: &str) -> bool {
+    !table.starts_with('_')
+}
+
 impl Shown {
     /// Records that no commit covers yet, where partitions have ends.
     pub fn source_lag(&self) -> Option<u64> {
@@ -270,7 +424,7 @@ impl Shown {
 
     /// Rows of the tables that are made for readers.
     pub fn tables(&self) -> Vec<(String, u64)> {
-        let shown = self.rows.iter().filter(|(table, _)| !table.starts_with('_'));
+        let shown = self.rows.iter().filter(|(table, _)| is_for_readers(table));
         shown.map(|(table, rows)| (table.clone(), (*rows).max(0) as u64)).collect()
     }
 }
@@ -303,6 +457,56 @@ mod tests {
         gauges.lag(None);
         gauges.overdue_start(true);
         assert!(gauges.lake_lags(0, lag_max));
+    }
+
+    fn taken(positions: &[(usize, Partition, u64, serde_json::Value)]) -> Taken<'_> {
+        Taken { all: Counted::default(), streams: &[], rejects: &[], positions, pinned: 0 }
+    }
+
+    /// A root with changes of these tables.
+    fn root(epoch: Epoch, position: u64, tables: &[&str], published: Option<Epoch>) -> Root {
+        let section = serde_json::json!({"offset": 0, "length": 1, "inserted": 1, "deleted": 0});
+        let tables: serde_json::Map<_, _> = tables.iter().map(|t| (t.to_string(), section.clone())).collect();
+        serde_json::from_value(serde_json::json!({
+            "format": 1, "epoch": epoch, "committed_at": format!("1970-01-01T00:00:{epoch:02}Z"),
+            "generation": 4, "nonce": "", "location": "", "claim": false, "models": [],
+            "program": {"name": "", "version": "", "settings": {}}, "positions": {"s": {"7": position}},
+            "segments": [{"name": "", "worker": 0, "bytes": 1, "digest": "", "tables": tables}],
+            "published": published.map(|epoch| serde_json::json!({"epoch": epoch, "tables": {}})),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_log_is_behind_by_the_oldest_record_that_no_commit_covers() {
+        let gauges = Gauges::default();
+        gauges.inner().streams = vec![("s".into(), Counted::default())];
+        let behind = |at| gauges.measured(at, 0).log_behind;
+        let position = |next| [(0, Partition::number(7), next, serde_json::Value::Null)];
+        assert_eq!(behind(9_000_000), 0.0);
+        gauges.took(&taken(&position(5)), 1_000_000);
+        gauges.took(&taken(&position(9)), 2_000_000);
+        assert_eq!(behind(4_000_000), 3.0);
+        gauges.committed(&root(1, 5, &[], None), 4_000_000);
+        assert_eq!(behind(4_000_000), 2.0);
+        gauges.committed(&root(2, 9, &[], None), 5_000_000);
+        // A batch of other partitions repeats where this one stands.
+        gauges.took(&taken(&position(9)), 6_000_000);
+        assert_eq!(behind(7_000_000), 0.0);
+    }
+
+    #[test]
+    fn the_lake_is_behind_by_the_oldest_change_of_a_table_that_no_named_publication_holds() {
+        let gauges = Gauges::default();
+        gauges.start(&root(1, 0, &[], None), ["a", "b", "_c"].map(|t| (t.to_string(), 0)).into());
+        let behind = || gauges.measured(0, 10_000).tables.into_values().map(|(_, behind)| behind);
+        gauges.found(&root(2, 0, &["a", "_c"], None));
+        gauges.committed(&root(3, 0, &["b"], None), 0);
+        assert_eq!(behind().collect::<Vec<_>>(), [8.0, 7.0]);
+        gauges.committed(&root(4, 0, &["a"], Some(2)), 0);
+        assert_eq!(behind().collect::<Vec<_>>(), [6.0, 7.0]);
+        gauges.committed(&root(5, 0, &[], Some(4)), 0);
+        assert_eq!(behind().collect::<Vec<_>>(), [0.0, 0.0]);
     }
 
     #[test]

@@ -11,12 +11,16 @@
 //! machines in `core`. A run ends in order (drained, or told to stop): seal, commit, publish, name,
 //! leave. It ends at once when another writer has taken the store over or something is broken.
 
+mod ages;
 mod clock;
 mod collecting;
 mod committing;
+mod counted;
 mod edge;
 mod finding;
 mod gauges;
+mod health;
+mod measured;
 mod publishing;
 mod recompute;
 mod recomputing;
@@ -24,18 +28,22 @@ mod sources;
 mod start;
 mod uploading;
 
-pub use clock::{now_rfc3339, stopwatch};
+pub use clock::{Stopwatch, now_ms, now_rfc3339, stopwatch};
+pub use counted::{OPERATIONS, OUTCOMES, Requests, StoreRequests};
 pub use gauges::{Gauges, Held, Shown, percentile};
+pub use health::Phase;
+pub use measured::{Durations, Measured};
 pub use recomputing::recompute;
 pub use uploading::segment_epoch;
 
 use crate::Error;
 use crate::cli::{Progress, RunSettings, RunSummary, Until};
 use crate::config::ModelSettings;
-use clock::Stopwatch;
+use counted::Counted;
 use edge::Edge;
 use start::Started;
 use std::collections::VecDeque;
+use std::net::TcpListener;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,10 +105,31 @@ fn inference(run: &RunSettings, runtime: &tokio::runtime::Handle) -> Result<Arc<
 ///
 /// Everything that stops a run, in one line that says what to do.
 pub fn run(settings: RunSettings, program: Arc<dyn Program>) -> Result<RunSummary, Error> {
+    serve(settings, program, None)
+}
+
+/// Runs a program until its time has come, and answers on `http` meanwhile: from before the store is
+/// claimed until all is done.
+///
+/// # Errors
+///
+/// Everything that stops a run, in one line that says what to do.
+pub fn serve(
+    settings: RunSettings,
+    program: Arc<dyn Program>,
+    http: Option<TcpListener>,
+) -> Result<RunSummary, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Error::failed(format!("cannot start threads for I/O: {error}")))?;
     let stop = signals(&runtime)?;
-    let ended = run_until(&settings, program, runtime.handle(), &stop);
+    let (gauges, stopwatch) = (Arc::new(Gauges::of(&*program)), stopwatch());
+    let answer = |http| crate::http::serve(http, runtime.handle(), gauges.clone(), stopwatch.clone());
+    let serving = http.map(answer).transpose()?;
+    if let Some(serving) = &serving {
+        tracing::info!(address = %serving.address, "answering /healthz, /readyz and /metrics");
+    }
+    let ended = run_seen(&settings, program, runtime.handle(), &stop, gauges, stopwatch);
+    drop(serving);
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended
 }
@@ -110,12 +139,13 @@ fn signals(runtime: &tokio::runtime::Runtime) -> Result<Arc<AtomicBool>, Error> 
     use tokio::signal::unix::{SignalKind, signal};
     let stop = Arc::new(AtomicBool::new(false));
     let _guard = runtime.enter();
-    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+    for (name, kind) in [("SIGINT", SignalKind::interrupt()), ("SIGTERM", SignalKind::terminate())] {
         let mut told =
             signal(kind).map_err(|error| Error::failed(format!("cannot listen for signals: {error}")))?;
         let stop = stop.clone();
         runtime.spawn(async move {
             while told.recv().await.is_some() {
+                tracing::info!(signal = name, "told to stop");
                 if stop.swap(true, Ordering::AcqRel) {
                     tracing::error!(
                         "told to stop twice: leaving at once; what was not committed is read again"
@@ -139,10 +169,52 @@ pub fn run_until(
     runtime: &tokio::runtime::Handle,
     stop: &AtomicBool,
 ) -> Result<RunSummary, Error> {
-    let stopwatch = stopwatch();
+    let gauges = Arc::new(Gauges::of(&*program));
+    run_seen(options, program, runtime, stop, gauges, stopwatch())
+}
+
+/// Runs a program with gauges that somebody else reads too, and says in the log how it goes.
+fn run_seen(
+    options: &RunSettings,
+    program: Arc<dyn Program>,
+    runtime: &tokio::runtime::Handle,
+    stop: &AtomicBool,
+    gauges: Arc<Gauges>,
+    stopwatch: Stopwatch,
+) -> Result<RunSummary, Error> {
+    let ended = run_wired(options, program, runtime, stop, gauges.clone(), stopwatch);
+    match &ended {
+        Ok(summary) => tracing::info!(
+            epoch = summary.epoch,
+            published = summary.published,
+            records = summary.records,
+            bytes = summary.bytes,
+            commits = summary.commits,
+            publications = summary.publications,
+            seconds = summary.lasted.as_secs_f64(),
+            "ended"
+        ),
+        Err(error) => {
+            gauges.enter(Phase::Failed(error.to_string()));
+        }
+    }
+    ended
+}
+
+fn run_wired(
+    options: &RunSettings,
+    program: Arc<dyn Program>,
+    runtime: &tokio::runtime::Handle,
+    stop: &AtomicBool,
+    gauges: Arc<Gauges>,
+    stopwatch: Stopwatch,
+) -> Result<RunSummary, Error> {
     let settings = &options.settings;
     let store = store::open(&options.store_url)?;
-    let sources = sources::open(options, &*program)?;
+    let (version, workers) = (env!("CARGO_PKG_VERSION"), settings.workers);
+    tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
+    let store = Arc::new(Counted { store, gauges: gauges.clone(), stopwatch: stopwatch.clone() });
+    let sources = sources::open(options, &*program, &gauges)?;
     let inference = inference(options, runtime)?;
     let bodies = BodyCache::new(settings.memory.body_cache_bytes());
     let claimed = start::claim(start::Claiming {
@@ -155,6 +227,7 @@ pub fn run_until(
         runtime: runtime.clone(),
         stopwatch: stopwatch.clone(),
         bodies: bodies.clone(),
+        gauges,
     })?;
     // Told to stop while a source was waited for.
     let Some(started) = claimed else { return Ok(RunSummary::default()) };
@@ -228,6 +301,7 @@ impl Watch<'_> {
                 break;
             }
             if let Some(error) = edge.failure() {
+                self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 self.ends.stop.store(true, Ordering::Release);
                 edge.abort();
@@ -235,6 +309,7 @@ impl Watch<'_> {
             self.pass_on_drain();
             if self.stop.load(Ordering::Acquire) && !stopping {
                 stopping = true;
+                self.leave("told to stop");
                 self.ends.stop.store(true, Ordering::Release);
                 edge.tell(ToConductor::Stop);
             }
@@ -263,8 +338,19 @@ impl Watch<'_> {
         let pause = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
         if self.gauges.pause(pause) {
             edge.tell(ToConductor::Pause(pause));
+            match pause {
+                true => tracing::warn!("the sources pause: the lake is too far behind"),
+                false => tracing::info!("the sources go on: the lake has caught up"),
+            }
         }
         self.report();
+    }
+
+    /// Says once why the run ends.
+    fn leave(&self, reason: &str) {
+        if self.gauges.enter(Phase::Leaving(reason.to_string())) {
+            tracing::info!(reason, "leaving");
+        }
     }
 
     fn take(&mut self, message: FromConductor, edge: &mut Edge, failed: &mut Option<String>) {
@@ -272,17 +358,27 @@ impl Watch<'_> {
             FromConductor::Closed { epoch, opened_at, closed_at } => {
                 self.gauges.closed(epoch, opened_at, closed_at)
             }
+            FromConductor::Filled => {
+                if self.gauges.enter(Phase::Ready) {
+                    tracing::info!(seconds = (self.stopwatch)() as f64 / 1e6, "ready");
+                }
+            }
             FromConductor::Sealed(epoch) => edge.sealed(epoch),
-            FromConductor::Finish => edge.finish(),
+            FromConductor::Finish => {
+                self.leave("the input is drained");
+                edge.finish();
+            }
             FromConductor::Leaving => self.leaving = true,
             FromConductor::Pending(pending, in_flight) => self.gauges.pending(pending, in_flight),
             // What was read until then is still sealed, committed and published.
             FromConductor::SourceFailed(error) => {
+                self.leave(&error);
                 if failed.replace(error).is_none() {
                     edge.tell(ToConductor::Stop);
                 }
             }
             FromConductor::Failed(error) => {
+                self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 edge.abort();
             }

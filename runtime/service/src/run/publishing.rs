@@ -153,7 +153,9 @@ impl Publishing {
         };
         let stats = self.lake.stats();
         self.gauges.lake_holds(self.lake.index_bytes() as u64);
-        self.gauges.published((self.stopwatch)() - start, stats.objects, stats.bytes);
+        let (took, objects, bytes) = ((self.stopwatch)() - start, stats.objects, stats.bytes);
+        self.gauges.published(took, objects, bytes);
+        tracing::info!(epoch = published.epoch, ms = took / 1000, objects, bytes, "published");
         self.due.awaiting = Some(published.epoch);
         if self.committer.send(ToCommitter::Published(published)).is_ok() {
             self.tell(ToConductor::Force);

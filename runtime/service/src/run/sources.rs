@@ -1,6 +1,7 @@
 //! What a run reads: a folder, Kafka's topics, or both side by side.
 
 use super::clock::{now_rfc3339, stopwatch};
+use super::gauges::Gauges;
 use crate::Error;
 use crate::cli::{RunSettings, Until};
 use std::sync::Arc;
@@ -11,7 +12,11 @@ use tidemill_core::program::Program;
 use tidemill_core::source::SourceFactory;
 
 /// The sources that the settings name.
-pub(super) fn open(run: &RunSettings, program: &dyn Program) -> Result<Box<dyn SourceFactory>, Error> {
+pub(super) fn open(
+    run: &RunSettings,
+    program: &dyn Program,
+    gauges: &Arc<Gauges>,
+) -> Result<Box<dyn SourceFactory>, Error> {
     let mut sources: Vec<Box<dyn SourceFactory>> = Vec::new();
     let drain = matches!(run.until, Until::Drained);
     if let Some(folder) = &run.input_dir {
@@ -21,6 +26,7 @@ pub(super) fn open(run: &RunSettings, program: &dyn Program) -> Result<Box<dyn S
     }
     let kafka = &run.settings.kafka;
     if let Some(brokers) = &kafka.brokers {
+        let gauges = gauges.clone();
         let options = KafkaOptions {
             connection: Connection { brokers: brokers.clone(), properties: kafka.properties.clone() },
             group: kafka.group.clone(),
@@ -31,6 +37,7 @@ pub(super) fn open(run: &RunSettings, program: &dyn Program) -> Result<Box<dyn S
             fetched_bytes_max: run.settings.memory.source_bytes(),
             now: Arc::new(now_rfc3339),
             stopwatch: stopwatch(),
+            waits: Arc::new(move |what| gauges.waiting(what)),
         };
         sources.push(Box::new(KafkaFactory::new(options)?));
     }

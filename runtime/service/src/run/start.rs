@@ -4,6 +4,7 @@ use super::clock::{Stopwatch, now_ms, parse_ms, stopwatch};
 use super::collecting::{Collector, collector};
 use super::committing::{delete_all, stamp};
 use super::gauges::Gauges;
+use super::health::Phase;
 use super::stream_tables;
 use crate::Error;
 use crate::config::Settings;
@@ -35,6 +36,7 @@ pub(super) struct Claiming<'a> {
     pub(super) runtime: Handle,
     pub(super) stopwatch: Stopwatch,
     pub(super) bodies: BodyCache,
+    pub(super) gauges: Arc<Gauges>,
 }
 
 /// A claimed store, before anything runs.
@@ -167,7 +169,7 @@ async fn newest_for(store: &SharedStore, program: &dyn Program) -> Result<Option
 
 /// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
 pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
-    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies } = claiming;
+    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies, gauges } = claiming;
     // A run that cannot begin must not shut out the writer that is at work.
     let newest = runtime.block_on(newest_for(&store, &*program))?;
     let (positions, cursors) = newest.map(|root| (root.positions, root.cursors)).unwrap_or_default();
@@ -175,6 +177,9 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
         return Ok(None);
     }
     let (before, claim) = runtime.block_on(claim_root(&store, &*program, &model))?;
+    let (epoch, published) = (claim.epoch, claim.published.as_ref().map(|p| p.epoch));
+    tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
+    gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
     let Some(skipped) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
     skipped.gaps.iter().for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
@@ -193,7 +198,6 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
         memory_bytes_max: settings.memory.publish_bytes() as usize,
     };
     let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
-    let gauges = Arc::new(Gauges::default());
     gauges.start(&claim, rows(&stored, &schemas)?);
     let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
     let mut started = Started {
@@ -260,6 +264,7 @@ fn open_lake(
     for epoch in publisher.next_root()..=claim.epoch {
         let root = catch_up(started, epoch)?;
         tidemill_core::view::View::committed(&mut publisher, &root);
+        started.gauges.found(&root);
         if publisher.unpublished().is_some() {
             changed_since.get_or_insert(committed_ms(&root));
         }
