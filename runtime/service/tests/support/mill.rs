@@ -36,8 +36,10 @@ impl Mill {
             folder.disable_cleanup(true);
             eprintln!("kept: {}", folder.path().display());
         }
-        let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms"];
-        let mill = Mill { folder, flags: flags.map(str::to_string).to_vec(), brokers: None, elsewhere: None };
+        // Many mills run at a time, and one alone could have the default port.
+        let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms", "--http-listen", "off"];
+        let flags = flags.map(str::to_string).to_vec();
+        let mill = Mill { folder, flags, brokers: None, elsewhere: None };
         fs::create_dir(mill.input()).expect("a folder for input");
         mill.configure(configuration);
         mill
