@@ -39,6 +39,14 @@ pub fn small_store(folder: &Path) -> Result<RunSummary, Error> {
     let store_url = store.display().to_string();
     let until = Until::Drained;
     let model = tidemill::run::model(&settings.model)?;
-    let run = RunSettings { settings, input_dir: Some(input), accept_gap: false, store_url, model, until, progress: Arc::new(|_| {}) };
+    let run = RunSettings {
+        settings,
+        input_dir: Some(input),
+        accept_gap: false,
+        store_url,
+        model,
+        until,
+        progress: Arc::new(|_| {}),
+    };
     tidemill::run::run(run, program)
 }

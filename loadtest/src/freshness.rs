@@ -39,7 +39,8 @@ fn read(path: &Path) -> Result<Stood, Error> {
     let text = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let root: Value = serde_json::from_slice(&text).map_err(|error| failed(error.to_string()))?;
     let written = std::fs::metadata(path).and_then(|found| found.modified());
-    let at = written.map_err(|error| failed(error.to_string()))?.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at =
+        written.map_err(|error| failed(error.to_string()))?.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut positions = BTreeMap::new();
     for (stream, partitions) in root["positions"].as_object().into_iter().flatten() {
         for (partition, next) in partitions.as_object().into_iter().flatten() {
@@ -62,7 +63,12 @@ fn roots(store: &Path) -> Result<Vec<Stood>, Error> {
 }
 
 /// The timestamps of a partition's records between two offsets, milliseconds, by offset.
-fn timestamps(brokers: &str, topic: &str, partition: i32, span: [u64; 2]) -> Result<Vec<(u64, i64)>, KafkaError> {
+fn timestamps(
+    brokers: &str,
+    topic: &str,
+    partition: i32,
+    span: [u64; 2],
+) -> Result<Vec<(u64, i64)>, KafkaError> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "tidemill-loadtest");
     config.set("enable.auto.commit", "false").set("enable.partition.eof", "true");
@@ -79,7 +85,11 @@ fn timestamps(brokers: &str, topic: &str, partition: i32, span: [u64; 2]) -> Res
             }
             Some(Err(KafkaError::PartitionEOF(_)) | Ok(_)) => return Ok(found),
             Some(Err(error)) => return Err(error),
-            None => return Err(KafkaError::MessageConsumption(rdkafka::types::RDKafkaErrorCode::OperationTimedOut)),
+            None => {
+                return Err(KafkaError::MessageConsumption(
+                    rdkafka::types::RDKafkaErrorCode::OperationTimedOut,
+                ));
+            }
         }
     }
 }
@@ -127,9 +137,7 @@ fn ms(durations_us: &[u64], percent: usize) -> f64 {
 impl Freshness {
     /// The figures as one object; milliseconds.
     pub fn json(&self) -> Value {
-        let of = |durations: &[u64]| {
-            json!({"n": durations.len(), "p50": ms(durations, 50), "p99": ms(durations, 99), "max": ms(durations, 100)})
-        };
+        let of = |durations: &[u64]| json!({"n": durations.len(), "p50": ms(durations, 50), "p99": ms(durations, 99), "max": ms(durations, 100)});
         json!({"record_to_root_ms": of(&self.ages_us), "claim_to_commit_ms": of(&self.restarts_us)})
     }
 }

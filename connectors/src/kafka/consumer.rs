@@ -1,7 +1,7 @@
 //! What our consumers are told: as little as may be wrong, and nothing that lets them choose an offset.
 
-use super::client::{Quiet, refused};
 use super::KafkaOptions;
+use super::client::{Quiet, refused};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::BaseConsumer;
 use tidemill_core::source::SourceError;

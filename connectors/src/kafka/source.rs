@@ -18,9 +18,7 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tidemill_core::source::{
-    Polled, RawRecord, RawValue, RecordSink, Source, SourceError, VALUE_HEAD_BYTES,
-};
+use tidemill_core::source::{Polled, RawRecord, RawValue, RecordSink, Source, SourceError, VALUE_HEAD_BYTES};
 
 /// Records of one poll, at most.
 const POLL_RECORDS: usize = 4096;

@@ -101,16 +101,21 @@ impl Looker {
         };
         match found.error().map(RDKafkaErrorCode::from) {
             None => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(Vec::new()),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Ok(Vec::new())
+            }
             Some(code) => Err(KafkaError::MetadataFetch(code)),
         }
     }
 
     /// A look in which no topic is missing.
     pub(super) fn all_there(&self, look: Look) -> Result<Look, SourceError> {
-        let missing = self.topics.iter().zip(&look.topics).zip(&self.streams).find_map(|((topic, seen), stream)| {
-            seen.as_ref().is_some_and(|seen| seen.partitions.is_empty()).then_some((topic.as_ref()?, stream))
-        });
+        let missing =
+            self.topics.iter().zip(&look.topics).zip(&self.streams).find_map(|((topic, seen), stream)| {
+                seen.as_ref()
+                    .is_some_and(|seen| seen.partitions.is_empty())
+                    .then_some((topic.as_ref()?, stream))
+            });
         let Some((topic, stream)) = missing else { return Ok(look) };
         let brokers = &self.brokers;
         Err(SourceError(format!(
@@ -355,9 +360,8 @@ impl Watching {
     /// Takes in what is new and stops all when a topic is no longer the one that is read.
     fn judge(&mut self, look: &Look) {
         let mut inner = self.shared.inner();
-        let missing = look.topics.iter().position(|seen| {
-            seen.as_ref().is_some_and(|seen| seen.partitions.is_empty())
-        });
+        let missing =
+            look.topics.iter().position(|seen| seen.as_ref().is_some_and(|seen| seen.partitions.is_empty()));
         self.gone = if missing.is_some() { self.gone + 1 } else { 0 };
         let gone = missing.filter(|_| self.gone >= LOOKS_AT_GONE);
         let gone = gone.map(|stream| inner.not_the_same(stream, "is gone: it was deleted"));
@@ -367,7 +371,11 @@ impl Watching {
         }
         let fresh = if missing.is_some() { Vec::new() } else { inner.fresh(look) };
         for one in &fresh {
-            tracing::info!(topic = one.topic, partition = one.number, "a new partition is read from its start");
+            tracing::info!(
+                topic = one.topic,
+                partition = one.number,
+                "a new partition is read from its start"
+            );
         }
         let changed = !fresh.is_empty();
         inner.assigned.extend(fresh);
@@ -388,7 +396,8 @@ impl Watching {
         }
         let mut offsets = TopicPartitionList::new();
         for one in &inner.assigned {
-            let next = inner.committed.get(inner.stream(one.stream)).and_then(|of| of.get(one.partition.text()));
+            let next =
+                inner.committed.get(inner.stream(one.stream)).and_then(|of| of.get(one.partition.text()));
             let offset = next.and_then(|next| i64::try_from(*next).ok());
             // An offset of a list of ours is one that the list takes.
             let _ = offset.map(|o| offsets.add_partition_offset(&one.topic, one.number, Offset::Offset(o)));
@@ -401,4 +410,3 @@ impl Watching {
         }
     }
 }
-

@@ -17,7 +17,9 @@
 //! there, so the chain has no holes. The claim repeats everything but the generation.
 
 use std::collections::{BTreeMap, VecDeque};
-use tidemill_types::{Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef};
+use tidemill_types::{
+    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef,
+};
 
 /// All that the workers report of one closed epoch.
 #[derive(Clone, Debug, Default)]

@@ -85,7 +85,10 @@ fn records_that_were_deleted_before_they_were_read_stop_the_run_until_the_gap_is
     put(&broker, &calls(20..21));
     mill.drain(1);
     let newest = mill.newest().expect("a root");
-    assert_eq!((newest["gaps"].as_array().map(Vec::len), &newest["positions"]["calls"]["0"]), (Some(1), &json!(21)));
+    assert_eq!(
+        (newest["gaps"].as_array().map(Vec::len), &newest["positions"]["calls"]["0"]),
+        (Some(1), &json!(21))
+    );
 }
 
 #[test]
@@ -247,7 +250,12 @@ fn large_records_pass_or_are_rejected_as_the_settings_say() {
     mill.set("memory-bytes-max", "96MiB");
     mill.set("epoch-bytes-max", "8MiB");
     let text = |bytes: usize| "tide ".repeat(bytes / 5);
-    let large = [call("a", &text(4 << 20)), call("b", &text(17 << 20)), call("c", "small"), call("d", &text(9 << 20))];
+    let large = [
+        call("a", &text(4 << 20)),
+        call("b", &text(17 << 20)),
+        call("c", "small"),
+        call("d", &text(9 << 20)),
+    ];
     put(&broker, &large);
     mill.drain(2);
     let mut truth = Truth::default();

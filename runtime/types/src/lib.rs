@@ -17,8 +17,8 @@ pub mod invariants;
 pub use digest::Digest;
 pub use partition::Partition;
 pub use root::{
-    Gap, Cursors, FORMAT, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef, SegmentRef,
-    root_epoch, root_name,
+    Cursors, FORMAT, Gap, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef,
+    SegmentRef, root_epoch, root_name,
 };
 pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};
 pub use schema::{Column, Kind, TableSchema};

@@ -67,7 +67,9 @@ impl Partition {
     /// Which life of its number it is, counted from 1; files have one.
     pub fn life(&self) -> u32 {
         match self {
-            Self::Number(_, text) => text.split_once('@').and_then(|(_, life)| life.parse().ok()).unwrap_or(1),
+            Self::Number(_, text) => {
+                text.split_once('@').and_then(|(_, life)| life.parse().ok()).unwrap_or(1)
+            }
             Self::Name(_) => 1,
         }
     }

@@ -224,17 +224,16 @@ pub fn command(app: &App, arguments: &[OsString]) -> Command {
                 .required(true)
                 .help("Whose records they are"),
         );
-    let run =
-        Command::new("run").about("Reads the input and keeps the tables of the store true").args([
-            switch(
-                "until-drained",
-                "Take the ends of the input now, stop when all is committed and nothing is pending",
-            ),
-            switch(
-                "accept-gap",
-                "Go on where Kafka lost records before they were read; the root records what is missing",
-            ),
-        ]);
+    let run = Command::new("run").about("Reads the input and keeps the tables of the store true").args([
+        switch(
+            "until-drained",
+            "Take the ends of the input now, stop when all is committed and nothing is pending",
+        ),
+        switch(
+            "accept-gap",
+            "Go on where Kafka lost records before they were read; the root records what is missing",
+        ),
+    ]);
     let config = Command::new("config").about("Prints every setting in force, and whence it is");
     let mut root = Command::new(app.name)
         .about(app.about)

@@ -22,8 +22,8 @@ pub use keys::{
 pub use layers::{ENV_PREFIX, Entry, Layer, Origin};
 pub use near::nearest;
 pub use settings::{
-    EpochSettings, KafkaSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved, Settings,
-    Sources, StoreSettings, address_is_local, resolve,
+    EpochSettings, KafkaSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved,
+    Settings, Sources, StoreSettings, address_is_local, resolve,
 };
 pub use values::{parse_bytes, parse_duration};
 

@@ -169,7 +169,8 @@ async fn newest_for(store: &SharedStore, program: &dyn Program) -> Result<Option
 
 /// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
 pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
-    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies, gauges } = claiming;
+    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies, gauges } =
+        claiming;
     // A run that cannot begin must not shut out the writer that is at work.
     let newest = runtime.block_on(newest_for(&store, &*program))?;
     let (positions, cursors) = newest.map(|root| (root.positions, root.cursors)).unwrap_or_default();

@@ -35,7 +35,9 @@ pub fn records(seed: u64, records: usize, partitions: i32) -> Vec<Sent> {
     let of_line = |(at, (stream, line)): (usize, (&'static str, Vec<u8>))| {
         let (key, value) = keyed(&mut rng, stream, line);
         // Mostly where its key belongs; now and then elsewhere, as after a change of the partitioner.
-        let home = key.as_deref().map_or(0, |key| key.iter().fold(7u32, |sum, byte| sum * 31 % 9973 + u32::from(*byte)));
+        let home = key
+            .as_deref()
+            .map_or(0, |key| key.iter().fold(7u32, |sum, byte| sum * 31 % 9973 + u32::from(*byte)));
         let partition = match once_in(&mut rng, 120) {
             true => rng.random_range(0..partitions),
             false => (home % partitions.unsigned_abs()) as i32,
@@ -81,7 +83,8 @@ fn keyed(rng: &mut ChaCha8Rng, stream: &str, line: Vec<u8>) -> (Option<Vec<u8>>,
         _ => "row_id",
     };
     let value = parse(&line, RECORD_DEPTH).ok();
-    let identity = value.as_ref().and_then(|value| value.get(name)?.as_str().map(|id| id.as_bytes().to_vec()));
+    let identity =
+        value.as_ref().and_then(|value| value.get(name)?.as_str().map(|id| id.as_bytes().to_vec()));
     let deletes = value.as_ref().and_then(|value| value.get("_deleted")) == Some(&Json::Bool(true));
     match rng.random_range(0..200) {
         0 => (None, Some(line)),

@@ -80,7 +80,8 @@ impl Broker {
     /// Makes topics.
     pub fn create(&self, topics: &[&str], partitions: i32) {
         let new = topics.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(1)));
-        let new: Vec<NewTopic<'_>> = new.map(|topic| topic.set("max.message.bytes", "41943040").set("retention.ms", "-1")).collect();
+        let new: Vec<NewTopic<'_>> =
+            new.map(|topic| topic.set("max.message.bytes", "41943040").set("retention.ms", "-1")).collect();
         let made = futures::executor::block_on(self.admin().create_topics(&new, &options()));
         made.expect("an answer").into_iter().for_each(|one| drop(one.expect("a new topic")));
         // Made is not yet known to all.
@@ -93,7 +94,8 @@ impl Broker {
         let consumer: BaseConsumer = self.config().create().expect("a consumer");
         for _ in 0..200 {
             let found = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
-            let led = found.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
+            let led =
+                found.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0).count();
             if led == partitions.unsigned_abs() as usize {
                 return;
             }
@@ -195,7 +197,10 @@ impl Truth {
 
     fn read_topic(&mut self, broker: &Broker, topic: &str) {
         let mut config = broker.config();
-        config.set("group.id", "truth").set("enable.partition.eof", "true").set("enable.auto.commit", "false");
+        config
+            .set("group.id", "truth")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false");
         config.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
         let consumer: BaseConsumer = config.create().expect("a consumer");
         let found = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");

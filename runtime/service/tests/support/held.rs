@@ -33,7 +33,11 @@ impl Held {
 
     /// A store and the folder that it was made from.
     pub fn open(store: &Path, input: &Path) -> Held {
-        Held { reader: reader(store.to_str().expect("a path that is text")), records: read_all(input), dense: true }
+        Held {
+            reader: reader(store.to_str().expect("a path that is text")),
+            records: read_all(input),
+            dense: true,
+        }
     }
 
     /// The store of a mill that read topics, and all that was ever committed in them.
