@@ -1,7 +1,7 @@
 //! Connectors: how bytes enter and leave Tidemill.
 //!
-//! [`files`] reads folders of JSON lines, [`store`] keeps segments and roots, [`lake`] publishes the log
-//! as Iceberg tables and reads them back. Each implements a trait of `tidemill-core`.
+//! [`files`] reads folders of JSON lines, [`kafka`] reads and fills topics, [`store`] keeps segments and roots,
+//! [`lake`] publishes the log as Iceberg tables and reads them back. Each implements a trait of `tidemill-core`.
 
 pub mod files;
 pub mod kafka;

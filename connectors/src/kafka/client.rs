@@ -8,9 +8,10 @@ use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::source::SourceError;
 
 /// Where the brokers are, and how to talk to them.
@@ -103,6 +104,47 @@ impl ClientContext for Quiet {
 }
 
 impl ConsumerContext for Quiet {}
+
+/// Keeps what the client last complained of, for whoever waits for an answer.
+#[derive(Clone, Default, Debug)]
+pub struct Complaints(Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>);
+
+impl Complaints {
+    /// What it last complained of since this was asked.
+    pub fn take(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Whether to try again helps nothing: brokers refuse us, or we them.
+pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{
+        Authentication, ClusterAuthorizationFailed, SSL, SaslAuthenticationFailed, UnsupportedSASLMechanism,
+    };
+    let refusals =
+        [Authentication, ClusterAuthorizationFailed, SSL, SaslAuthenticationFailed, UnsupportedSASLMechanism];
+    refusals.contains(&code)
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Quiet.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all are away is said on top of why one is.
+        if let Some(code) = error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::AllBrokersDown) {
+            let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // A refusal is not covered up by what follows from it.
+            if !last.as_ref().is_some_and(|(last, _)| is_refusal(*last)) || is_refusal(code) {
+                *last = Some((code, reason.to_string()));
+            }
+        }
+        Quiet.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Complaints {}
 
 impl ProducerContext for Quiet {
     type DeliveryOpaque = ();

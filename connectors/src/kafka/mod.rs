@@ -146,6 +146,7 @@ impl KafkaFactory {
                 }
                 Err(error) => error,
             };
+            let error = self.looker.why(&error)?;
             let now = (self.options.stopwatch)();
             let (since, said) = away.get_or_insert_with(|| ((self.options.now)(), 0));
             self.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));

@@ -5,7 +5,7 @@
 //! the partitions to read (new ones come behind, none ever goes), the lag, what is waited for, and why all
 //! must stop. The offsets that it commits for the group are for people to watch; nothing reads them back.
 
-use super::client::{Quiet, refused};
+use super::client::{Complaints, is_refusal, refused};
 use super::identity::topic_ids;
 use super::resume::{Assigned, Bounds, Plan};
 use super::{ANSWER, KafkaOptions, cursor};
@@ -45,7 +45,8 @@ pub(super) struct Look {
 
 /// Asks brokers about topics.
 pub(super) struct Looker {
-    consumer: BaseConsumer<Quiet>,
+    consumer: BaseConsumer<Complaints>,
+    complaints: Complaints,
     topics: Vec<Option<String>>,
     brokers: String,
     streams: Vec<String>,
@@ -56,10 +57,11 @@ impl Looker {
         let group = [("group.id", options.group.as_str())];
         let fixed = [super::consumer::FIXED, &group].concat();
         let config = options.connection.config(super::consumer::DEFAULTS, &fixed)?;
-        let consumer =
-            BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))?;
+        let complaints = Complaints::default();
+        let consumer = BaseConsumer::from_config_and_context(&config, complaints.clone());
+        let consumer = consumer.map_err(|error| refused(&error))?;
         let streams = options.streams.iter().map(|stream| stream.name.clone()).collect();
-        Ok(Self { consumer, topics, brokers: options.connection.brokers.clone(), streams })
+        Ok(Self { consumer, complaints, topics, brokers: options.connection.brokers.clone(), streams })
     }
 
     /// What is there now.
@@ -91,6 +93,21 @@ impl Looker {
                 .collect();
         }
         Ok(look)
+    }
+
+    /// Why there was no answer, for people. An error: brokers refuse us, and to ask again would not help.
+    pub(super) fn why(&self, error: &KafkaError) -> Result<String, SourceError> {
+        // What the client has to say is said when it is polled.
+        while self.consumer.poll(Duration::from_millis(1)).is_some() {}
+        let Some((code, complaint)) = self.complaints.take() else { return Ok(error.to_string()) };
+        if is_refusal(code) {
+            let brokers = &self.brokers;
+            return Err(SourceError(format!(
+                "kafka at {brokers} cannot be spoken to: {complaint}; check security.protocol, sasl.* and ssl.* in \
+                 kafka.properties"
+            )));
+        }
+        Ok(complaint)
     }
 
     /// The numbers of a topic's partitions; none if there is no such topic.
@@ -351,6 +368,7 @@ impl Watching {
         if self.away.is_some() || self.shared.leaving.load(Ordering::Acquire) {
             return;
         }
+        let error = self.looker.why(error).unwrap_or_else(|refusal| refusal.to_string());
         let (since, brokers) = ((self.options.now)(), &self.options.connection.brokers);
         tracing::warn!(%error, "kafka at {brokers} does not answer since {since}; waiting for it");
         self.shared.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));

@@ -178,10 +178,12 @@ fn help_names_every_setting_and_config_prints_each_with_its_origin() {
         let flag = match key.name {
             "input.dir" => "input".to_string(),
             "store.url" => "store".to_string(),
-            name => tidemill::config::flag(name),
+            "kafka.brokers" => "kafka".to_string(),
+            "log.format" => "log".to_string(),
+            name => tidemill::config::flag(&name.replace('*', "NAME")),
         };
         assert!(help.contains(&format!("--{flag} ")), "{flag} is not in the help");
-        assert!(config.contains(key.name), "{} is not in force", key.name);
+        assert!(key.is_chosen() || config.contains(key.name), "{} is not in force", key.name);
     }
     let line = |key: &str| config.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_string();
     assert!(line("workers = 3").ends_with("# flag --workers"), "{config}");

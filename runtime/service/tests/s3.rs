@@ -6,10 +6,15 @@
 mod oracle;
 mod support;
 
+use oracle::topics::Sent;
 use oracle::traffic;
-use support::broker::Broker;
-use support::fire::{Fire, under_fire};
+use serde_json::json;
+use std::time::Duration;
+use support::broker::{Broker, STREAMS, Truth};
+use support::fire::{Fire, send, under_fire};
+use support::held::Held;
 use support::mill::Mill;
+use support::slow::Slow;
 
 /// A mill on the server that the environment names, if it names one.
 fn on_s3(seed: u64) -> Option<Mill> {
@@ -29,4 +34,56 @@ fn a_mill_on_s3_that_is_killed_often_stays_equal_to_the_oracle() {
     let Some(mill) = on_s3(51) else { return };
     let Some(broker) = Broker::start() else { return };
     under_fire(mill, &broker, &Fire { seed: 51, records: traffic::SMALL * 3, kills: 10, workers: [2, 1] });
+}
+
+/// A conversation of so many bytes, which no other shares.
+fn long_call(number: usize, bytes: usize) -> Sent {
+    let id = format!("c{number}");
+    let answer = format!("{number} tide ").repeat(bytes / 10);
+    let value = json!({"request_id": id, "prompt": [{"role": "user", "content": "go on"}], "response": answer});
+    Sent {
+        stream: "calls",
+        partition: (number % 4) as i32,
+        key: Some(id.into_bytes()),
+        value: Some(value.to_string().into_bytes()),
+        timestamp: 1_767_225_600_000,
+    }
+}
+
+#[test]
+fn a_store_that_takes_five_seconds_a_write_makes_the_lag_grow_and_not_the_memory() {
+    let Some(mut mill) = on_s3(52) else { return };
+    let Some(broker) = Broker::start() else { return };
+    broker.create(&STREAMS, 4);
+    mill.read_kafka(&broker.address);
+    mill.configure(&json!({"tokens_max": 1_000_000}));
+    mill.set("memory-bytes-max", "64MiB");
+    mill.set("epoch-bytes-max", "8MiB");
+    let records: Vec<Sent> = (0..3000).map(|number| long_call(number, 40_000)).collect();
+    for part in records.chunks(200) {
+        send(&broker.producer(&[]), part, None).expect("delivered records");
+    }
+    let server = std::env::var("AWS_ENDPOINT_URL").expect("the server's address");
+    let slow = Slow::before(&server, Duration::from_secs(5));
+    mill.set_variable("AWS_ENDPOINT_URL", &slow.url);
+    let running = mill.tail(2);
+    let mut most = 0;
+    for _ in 0..300 {
+        std::thread::sleep(Duration::from_millis(200));
+        most = most.max(running.resident_bytes());
+    }
+    let root = mill.newest().expect("a root");
+    let read: u64 = (0..4).filter_map(|p| root["positions"]["calls"][p.to_string()].as_u64()).sum();
+    eprintln!("{read} records of {} committed in 60 s, at most {} MB resident", records.len(), most >> 20);
+    assert!(read > 0, "it goes on, slowly");
+    // 120 MB came; the program itself, a debug build, takes some 80 MB with nothing to do.
+    assert!(most < 256 << 20, "{} MB", most >> 20);
+    slow.hurry();
+    running.kill();
+    mill.drain(2);
+    let mut truth = Truth::default();
+    truth.read_on(&broker);
+    let held = Held::over(&mill, &truth.records);
+    held.hold_drained();
+    held.hold_log();
 }

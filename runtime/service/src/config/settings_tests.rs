@@ -115,16 +115,16 @@ fn an_unknown_key_of_the_file_names_its_line_and_the_nearest_known_one() {
     );
 }
 
-/// `wheel = 3` was told that the nearest setting is `log.level`, and `[kafka]` that it may mean `workers`.
+/// `wheel = 3` was told that the nearest setting is `log.level`, and `[pulsar]` that it may mean `workers`.
 #[test]
 fn a_name_that_nothing_is_near_to_is_told_where_all_stand() {
-    for file in ["[kafka]\nx = 1", "nope = 1", "[wheel]\nkafka = 1", "[wheel.foo]\nbar = 1", "[epoch]\nx = 1"]
+    for file in ["[pulsar]\nx = 1", "nope = 1", "[wheel]\npulsar = 1", "[wheel.foo]\nbar = 1", "[epoch]\nx = 1"]
     {
         let error = Case::new(file).error();
         let all = error.message.contains("the command `config` lists all that there are");
         assert!(all && !error.message.contains("did you mean"), "{error}");
     }
-    let error = Case::new("").env("TIDEMILL_KAFKA", "1").error();
+    let error = Case::new("").env("TIDEMILL_PULSAR", "1").error();
     assert!(error.message.contains("unset it") && !error.message.contains("did you mean"), "{error}");
 }
 
@@ -249,9 +249,36 @@ fn every_key_is_in_force_once_and_every_flag_is_its_own() {
     let lines = Case::new("").ok().lines;
     let mut flags: Vec<String> = KEYS.iter().map(|key| flag(key.name)).collect();
     for key in KEYS {
-        assert_eq!(lines.iter().filter(|line| line.key == key.name).count(), 1, "{}", key.name);
+        let lines = lines.iter().filter(|line| line.key == key.name).count();
+        assert_eq!(lines, usize::from(!key.is_chosen()), "{}", key.name);
     }
     flags.sort();
     flags.dedup();
     assert_eq!(flags.len(), KEYS.len());
+}
+
+#[test]
+fn properties_of_kafka_keep_their_names_however_they_are_given_and_secrets_are_not_shown() {
+    let file = "[kafka.properties]\n\"fetch.wait.max.ms\" = 7\n\"sasl.password\" = \"a b\"\n[kafka.topics]\ncalls = ''";
+    let resolved = Case::new(file)
+        .env("TIDEMILL_KAFKA__PROPERTIES__SECURITY_PROTOCOL", "ssl")
+        .flag("kafka-properties-fetch-max-bytes", "1000")
+        .flag("kafka-topics-scores", "grades")
+        .ok();
+    let kafka = &resolved.settings.kafka;
+    let properties = [
+        ("fetch.max.bytes", "1000"),
+        ("fetch.wait.max.ms", "7"),
+        ("sasl.password", "a b"),
+        ("security.protocol", "ssl"),
+    ];
+    let properties = properties.map(|(name, value)| (name.to_string(), value.to_string()));
+    assert_eq!(kafka.properties.clone().into_iter().collect::<Vec<_>>(), properties);
+    let topics = [("calls", ""), ("scores", "grades")].map(|(name, topic)| (name.to_string(), topic.to_string()));
+    assert_eq!(kafka.topics.clone().into_iter().collect::<Vec<_>>(), topics);
+    let shown = resolved.lines.iter().find(|line| line.key.contains("sasl.password")).unwrap();
+    assert_eq!(shown.value, "***");
+    assert!(!format!("{:?}", resolved.settings).contains("a b"));
+    let error = Case::new("[kafka.properties]\nx = [1]").error();
+    assert!(error.message.contains("`kafka.properties.x`: [1] is not a text, a number"), "{error}");
 }

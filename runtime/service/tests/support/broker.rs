@@ -41,15 +41,34 @@ impl Broker {
     /// A new one; none where there is no Java or no Maven, which is said loudly.
     pub fn start() -> Option<Broker> {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let started = call(&["start", folder.path().to_str().expect("a path that is text")]);
+        Self::started(folder, &["start"]).map(|(broker, _)| broker)
+    }
+
+    fn started(folder: TempDir, how: &[&str]) -> Option<(Broker, String)> {
+        let path = folder.path().to_str().expect("a path that is text");
+        let started = call(&[how, &[path]].concat());
         let said = String::from_utf8_lossy(&started.stderr);
         if started.status.code() == Some(CANNOT) {
             eprintln!("!!!! SKIPPED, nothing was tested with Kafka: {said}");
             return None;
         }
         assert!(started.status.success(), "kafka did not start: {said}");
-        let address = String::from_utf8_lossy(&started.stdout).lines().next().unwrap_or_default().to_string();
-        Some(Broker { folder, address })
+        let addresses = String::from_utf8_lossy(&started.stdout).to_string();
+        let address = addresses.lines().next().unwrap_or_default().to_string();
+        Some((Broker { folder, address }, addresses))
+    }
+
+    /// A new one with a second, encrypted listener; its address.
+    pub fn start_with_tls() -> Option<(Broker, String)> {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (broker, addresses) = Self::started(folder, &["start", "--tls"])?;
+        let encrypted = addresses.lines().nth(1).expect("a second address").to_string();
+        Some((broker, encrypted))
+    }
+
+    /// A file of its folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     fn tell(&self, what: &str) {

@@ -20,6 +20,7 @@ pub struct Mill {
     brokers: Option<String>,
     /// The store in place of the folder's, if any.
     elsewhere: Option<String>,
+    variables: Vec<(String, String)>,
 }
 
 /// A run that goes on beside the test. It is killed when it is dropped.
@@ -39,7 +40,7 @@ impl Mill {
         // Many mills run at a time, and one alone could have the default port.
         let flags = ["--epoch-interval", "20ms", "--lake-interval", "150ms", "--http-listen", "off"];
         let flags = flags.map(str::to_string).to_vec();
-        let mill = Mill { folder, flags, brokers: None, elsewhere: None };
+        let mill = Mill { folder, flags, brokers: None, elsewhere: None, variables: Vec::new() };
         fs::create_dir(mill.input()).expect("a folder for input");
         mill.configure(configuration);
         mill
@@ -58,6 +59,11 @@ impl Mill {
     /// From now on its store is this one, which is no folder.
     pub fn keep_store_at(&mut self, address: &str) {
         self.elsewhere = Some(address.to_string());
+    }
+
+    /// A variable of the environment for later starts.
+    pub fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_string(), value.to_string()));
     }
 
     /// The store's address.
@@ -118,6 +124,7 @@ impl Mill {
         };
         command.arg("--store").arg(self.address());
         command.arg("--workers").arg(workers.to_string()).args(&self.flags);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -253,6 +260,13 @@ impl Running {
     pub fn tell(&self, signal: &str) {
         let told = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
         assert!(told.expect("kill starts").success());
+    }
+
+    /// Memory that it holds.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
     }
 
     /// Whether it has not ended.

@@ -14,4 +14,5 @@ pub mod broker;
 pub mod fire;
 pub mod held;
 pub mod mill;
+pub mod slow;
 pub mod values;
