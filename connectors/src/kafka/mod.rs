@@ -33,7 +33,7 @@ mod watch;
 pub use client::Connection;
 pub use producer::{Delivered, Failure, Outgoing, Producer, Stopwatch};
 pub use source::KafkaSource;
-pub use topics::{Ensured, ensure};
+pub use topics::{Ensured, ensure, held};
 
 use crate::kafka::resume::{Cursor, Lost, Plan};
 use crate::kafka::watch::{Look, Looker, Shared, Watching};

@@ -77,6 +77,22 @@ pub fn ensure(
     Ok(Some(ensured))
 }
 
+/// How many offsets a topic's partitions hold.
+///
+/// # Errors
+///
+/// When its brokers do not answer.
+pub fn held(producer: &Producer, topic: &str, partitions: usize) -> Result<u64, SourceError> {
+    let of_one = |number: usize| {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        let (start, end) = producer.inner.client().fetch_watermarks(topic, number, ANSWER)?;
+        Ok(u64::try_from(end - start).unwrap_or(0))
+    };
+    let all: Result<Vec<u64>, KafkaError> = (0..partitions).map(of_one).collect();
+    let all = all.map_err(|error| SourceError(format!("cannot look at the topic {topic}: {error}")))?;
+    Ok(all.iter().sum())
+}
+
 fn look(producer: &Producer, topic: &str) -> Result<Look, SourceError> {
     let found = match producer.inner.client().fetch_metadata(Some(topic), LOOK) {
         Ok(found) => found,

@@ -16,7 +16,7 @@ use tidemill_types::Partition;
 /// Records of one batch at most.
 const BATCH_RECORDS: u64 = 4096;
 /// Bytes of values after which a batch is full.
-const BATCH_BYTES: u64 = 1 << 20;
+pub const BATCH_BYTES: u64 = 1 << 20;
 /// How long an idle source rests between polls.
 const IDLE: Duration = Duration::from_millis(5);
 

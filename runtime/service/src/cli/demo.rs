@@ -44,7 +44,12 @@ pub fn demo(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     ))?;
     out.flush()?;
     let place = outlet.map_or(Place::Folder(input), Place::Topics);
-    let words = turn(call.app, traffic.as_ref(), &resolved, DemoOptions { seed, lasts }, place)?;
+    let stop = AtomicBool::new(false);
+    let place = match place {
+        Place::Folder(path) => Opened::Folder(Folder::new(path)),
+        Place::Topics(outlet) => Opened::Topics(Topics::open(outlet, &stop)?),
+    };
+    let words = turn(call.app, traffic.as_ref(), &resolved, DemoOptions { seed, lasts }, (place, &stop))?;
     out.line(&words)?;
     report(call.app, &folder, &store, out)
 }
@@ -55,13 +60,18 @@ enum Place {
     Topics(Outlet),
 }
 
-impl Place {
+/// The same, ready to be written to: topics are there before the run looks for them.
+enum Opened<'a> {
+    Folder(Folder),
+    Topics(Topics<'a>),
+}
+
+impl Opened<'_> {
     /// Writes all of the traffic there; in Kafka until it is acknowledged.
     fn write(self, traffic: &dyn Demo, options: DemoOptions, stop: &AtomicBool) -> Result<(), Error> {
         match self {
-            Self::Folder(path) => traffic.write(options, &mut Folder::new(path), stop),
-            Self::Topics(outlet) => {
-                let mut topics = Topics::open(outlet, stop)?;
+            Self::Folder(mut folder) => traffic.write(options, &mut folder, stop),
+            Self::Topics(mut topics) => {
                 traffic.write(options, &mut topics, stop)?;
                 topics.finish()
             }
@@ -99,16 +109,15 @@ fn turn(
     traffic: &dyn Demo,
     resolved: &Resolved,
     options: DemoOptions,
-    place: Place,
+    (place, stop): (Opened<'_>, &AtomicBool),
 ) -> Result<String, Error> {
     let program = (app.program)(&resolved.settings.program).map_err(Error::Failed)?;
     let shown = Shown::stdout(program.as_ref());
     let written = Arc::new(AtomicBool::new(false));
     let settings = prepare(resolved, Until::DrainedOnce(written.clone()), shown.sink())?;
-    let stop = AtomicBool::new(false);
     let (ended, traffic) = std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let ended = place.write(traffic, options, &stop);
+            let ended = place.write(traffic, options, stop);
             written.store(true, Ordering::Release);
             ended
         });

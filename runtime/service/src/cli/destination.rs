@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemill_connectors::files::stream_of;
+use tidemill_connectors::kafka::held;
 use tidemill_core::source::RawValue;
 
 /// A folder's files: open from their first record on, each with the lines that it grows by next.
@@ -81,6 +82,15 @@ impl<'a> Topics<'a> {
             }
             !stop.load(Ordering::Acquire)
         })?;
+        for topic in ensured.iter().flatten().filter(|topic| !topic.created) {
+            let (name, records) = (&topic.topic, held(&outlet.producer, &topic.topic, topic.partitions)?);
+            if records > 0 {
+                return Err(Error::failed(format!(
+                    "the topic {name} holds {records} records already, and the demo would mix made-up ones with \
+                     them: name other topics, as in --kafka-topics-calls demo-calls for each stream"
+                )));
+            }
+        }
         for topic in ensured.iter().flatten().filter(|topic| topic.created) {
             tracing::info!(topic = %topic.topic, partitions = topic.partitions, "made a topic");
         }

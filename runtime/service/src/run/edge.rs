@@ -28,7 +28,7 @@ use timely::communication::WorkerGuards;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Batches that wait between a source and its worker.
-const BATCHES: usize = 4;
+pub(super) const BATCHES: usize = 4;
 /// Requests that wait for the dispatcher.
 const ASKS: usize = 4096;
 /// Requests that one worker has on their way.

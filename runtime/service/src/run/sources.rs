@@ -1,6 +1,7 @@
 //! What a run reads: a folder, Kafka's topics, or both side by side.
 
 use super::clock::{now_rfc3339, stopwatch};
+use super::edge::BATCHES;
 use super::gauges::Gauges;
 use crate::Error;
 use crate::cli::{RunSettings, Until};
@@ -9,7 +10,15 @@ use tidemill_connectors::files::{FilesFactory, FilesOptions};
 use tidemill_connectors::kafka::{Connection, KafkaFactory, KafkaOptions};
 use tidemill_core::combined::Combined;
 use tidemill_core::program::Program;
+use tidemill_core::reader::BATCH_BYTES;
 use tidemill_core::source::SourceFactory;
+
+/// What Kafka's clients may hold: the sources' share, less what waits on its way to the workers.
+fn fetched_bytes(run: &RunSettings) -> u64 {
+    let workers = run.settings.workers as u64;
+    let waiting = workers * (BATCHES as u64 + 1) * BATCH_BYTES;
+    run.settings.memory.source_bytes().saturating_sub(waiting).max(workers * BATCH_BYTES)
+}
 
 /// The sources that the settings name.
 pub(super) fn open(
@@ -34,7 +43,7 @@ pub(super) fn open(
             topics: kafka.topics.clone(),
             drain,
             accept_gap: run.accept_gap,
-            fetched_bytes_max: run.settings.memory.source_bytes(),
+            fetched_bytes_max: fetched_bytes(run),
             now: Arc::new(now_rfc3339),
             stopwatch: stopwatch(),
             waits: Arc::new(move |what| gauges.waiting(what)),
