@@ -133,7 +133,9 @@ impl ClientContext for Complaints {
 
     fn error(&self, error: KafkaError, reason: &str) {
         // That all are away is said on top of why one is.
-        if let Some(code) = error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::AllBrokersDown) {
+        if let Some(code) =
+            error.rdkafka_error_code().filter(|code| *code != RDKafkaErrorCode::AllBrokersDown)
+        {
             let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // A refusal is not covered up by what follows from it.
             if !last.as_ref().is_some_and(|(last, _)| is_refusal(*last)) || is_refusal(code) {

@@ -302,3 +302,126 @@ fn stored(
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::watch::SeenTopic;
+    use super::*;
+    use std::sync::Arc;
+    use tidemill_core::source::StreamSpec;
+
+    const LOG: Bounds = Bounds { start: 10, end: 20 };
+
+    fn cursor_of(topic: &str, id: Option<&str>) -> Option<Cursor> {
+        Some(Cursor { topic: topic.into(), id: id.map(str::to_string) })
+    }
+
+    /// Where to go on in topic `t` with id `a` from a position: life, offset, what is gone.
+    fn from(next: u64, cursor: Option<Cursor>, id: Option<&str>) -> (u32, u64, Option<Why>) {
+        let going = going(Some(&Stored { life: 1, next, cursor }), "t", id, LOG);
+        (going.life, going.next, going.lost)
+    }
+
+    #[test]
+    fn a_partition_without_a_position_starts_at_its_logs_start() {
+        assert_eq!(going(None, "t", Some("a"), LOG), Going { life: 1, next: 10, lost: None });
+    }
+
+    #[test]
+    fn a_position_that_the_log_holds_is_gone_on_from() {
+        for next in [10, 15, 20] {
+            for cursor in [cursor_of("t", Some("a")), cursor_of("t", None), None] {
+                for id in [Some("a"), None] {
+                    assert_eq!(from(next, cursor.clone(), id), (1, next, None));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_starts_above_the_position_has_lost_what_lies_between() {
+        for cursor in [cursor_of("t", Some("a")), None] {
+            assert_eq!(from(9, cursor, Some("a")), (1, 10, Some(Why::Deleted)));
+        }
+    }
+
+    #[test]
+    fn a_log_that_ends_below_the_position_begins_another_life() {
+        assert_eq!(from(21, cursor_of("t", Some("a")), Some("a")), (2, 20, Some(Why::EndLost)));
+        // Without ids it may be another topic, of which nothing was read.
+        assert_eq!(from(21, cursor_of("t", None), Some("a")), (2, 10, Some(Why::EndLost)));
+        assert_eq!(from(21, cursor_of("t", Some("a")), None), (2, 10, Some(Why::EndLost)));
+    }
+
+    #[test]
+    fn another_id_or_another_name_is_another_topic_wherever_the_position_lies() {
+        for next in [0, 15, 99] {
+            assert_eq!(from(next, cursor_of("t", Some("b")), Some("a")), (2, 10, Some(Why::MadeAnew)));
+            let other = from(next, cursor_of("u", Some("a")), Some("a"));
+            assert_eq!(other, (2, 10, Some(Why::OtherTopic("u".into()))));
+        }
+    }
+
+    fn options() -> KafkaOptions {
+        let stream = |name: &str| StreamSpec {
+            name: name.into(),
+            topic: name.into(),
+            file_prefixes: Vec::new(),
+            value_bytes_max: 1,
+        };
+        KafkaOptions {
+            connection: Default::default(),
+            group: "g".into(),
+            streams: vec![stream("s"), stream("unread")],
+            topics: BTreeMap::from([("unread".into(), String::new())]),
+            drain: false,
+            accept_gap: false,
+            fetched_bytes_max: 1,
+            now: Arc::new(String::new),
+            stopwatch: Arc::new(|| 0),
+            waits: Arc::new(|_| {}),
+        }
+    }
+
+    fn look(id: &str, partitions: &[(u32, Bounds)]) -> Look {
+        let partitions = partitions.iter().copied().collect();
+        Look { topics: vec![Some(SeenTopic { id: Some(id.into()), partitions }), None] }
+    }
+
+    fn plan(id: &str, partitions: &[(u32, Bounds)], stored: &[(&str, u64, &str)]) -> Plan {
+        let at = stored.iter().map(|(partition, next, _)| (partition.to_string(), *next)).collect();
+        let of =
+            stored.iter().map(|(partition, _, id)| (partition.to_string(), cursor("s", Some(id)))).collect();
+        let positions = Positions::from([("s".to_string(), at)]);
+        let cursors = Cursors::from([("s".to_string(), of)]);
+        Plan::of(&options(), &look(id, partitions), &positions, &cursors).unwrap()
+    }
+
+    #[test]
+    fn a_plan_goes_on_in_the_last_life_of_each_partition_and_takes_new_ones_from_their_start() {
+        let stored = [("0", 7, "old"), ("0@2", 12, "a"), ("a.jsonl", 3, "")];
+        let plan = plan("a", &[(0, LOG), (1, LOG)], &stored);
+        let going: Vec<(&str, u64, bool)> =
+            plan.assigned.iter().map(|one| (one.partition.text(), one.next, one.fresh)).collect();
+        assert_eq!(going, [("0@2", 12, false), ("1", 10, true)]);
+        assert_eq!((plan.lost.clone(), plan.skipped()), (vec![], Skipped::default()));
+    }
+
+    #[test]
+    fn what_is_gone_is_skipped_to_where_reading_goes_on_and_old_positions_stay() {
+        let plan = plan("b", &[(0, LOG)], &[("0", 15, "a"), ("1", 4, "a")]);
+        let skipped = plan.skipped();
+        let positions = BTreeMap::from([("0@2".to_string(), 10), ("1@2".to_string(), 0)]);
+        assert_eq!(skipped.positions["s"], positions);
+        assert_eq!(skipped.cursors["s"]["0@2"], cursor("s", Some("b")));
+        let gaps: Vec<(&str, u64, &str, u64)> =
+            skipped.gaps.iter().map(|gap| (&*gap.partition, gap.from, &*gap.resumed_in, gap.to)).collect();
+        // The second partition is not there any more; should it come back, it is read from its start.
+        assert_eq!(gaps, [("0", 15, "0@2", 10), ("1", 4, "1@2", 0)]);
+        assert_eq!(plan.assigned.len(), 1);
+        let message = lost(&plan.lost).to_string();
+        for part in ["topic s, partition 0", "position 15", "--accept-gap"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

@@ -78,3 +78,53 @@ impl SourceFactory for Combined {
         whole
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::RawRecord;
+    use tidemill_types::Partition;
+
+    /// Says these, the last for ever.
+    struct Says(Vec<Polled>, bool);
+
+    impl Source for Says {
+        fn poll(&mut self, _: &mut dyn RecordSink) -> Result<Polled, SourceError> {
+            Ok(if self.0.len() > 1 { self.0.remove(0) } else { self.0[0] })
+        }
+
+        fn drain(&mut self) -> bool {
+            self.1
+        }
+    }
+
+    struct Nowhere;
+
+    impl RecordSink for Nowhere {
+        fn record(&mut self, _: usize, _: RawRecord<'_>) -> bool {
+            true
+        }
+
+        fn position(&mut self, _: usize, _: &Partition, _: u64, _: serde_json::Value) {}
+    }
+
+    fn share(all: Vec<Says>) -> Share {
+        Share { sources: all.into_iter().map(|one| (Box::new(one) as Box<dyn Source>, false)).collect() }
+    }
+
+    #[test]
+    fn the_whole_is_as_busy_as_its_busiest_and_drained_with_its_last() {
+        use Polled::{Drained, Idle, More};
+        let mut whole =
+            share(vec![Says(vec![More, Idle, Drained], true), Says(vec![Idle, Idle, Idle, Drained], true)]);
+        let said: Vec<Polled> = (0..5).map(|_| whole.poll(&mut Nowhere).unwrap()).collect();
+        assert_eq!(said, [More, Idle, Idle, Drained, Drained]);
+    }
+
+    #[test]
+    fn the_whole_knows_its_end_only_if_all_that_are_left_do() {
+        let drains =
+            |says: [bool; 2]| share(says.map(|knows| Says(vec![Polled::Idle], knows)).into()).drain();
+        assert_eq!([[true, true], [true, false], [false, true]].map(drains), [true, false, false]);
+    }
+}

@@ -40,7 +40,8 @@ fn a_mill_on_s3_that_is_killed_often_stays_equal_to_the_oracle() {
 fn long_call(number: usize, bytes: usize) -> Sent {
     let id = format!("c{number}");
     let answer = format!("{number} tide ").repeat(bytes / 10);
-    let value = json!({"request_id": id, "prompt": [{"role": "user", "content": "go on"}], "response": answer});
+    let value =
+        json!({"request_id": id, "prompt": [{"role": "user", "content": "go on"}], "response": answer});
     Sent {
         stream: "calls",
         partition: (number % 4) as i32,

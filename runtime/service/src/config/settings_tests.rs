@@ -118,7 +118,8 @@ fn an_unknown_key_of_the_file_names_its_line_and_the_nearest_known_one() {
 /// `wheel = 3` was told that the nearest setting is `log.level`, and `[pulsar]` that it may mean `workers`.
 #[test]
 fn a_name_that_nothing_is_near_to_is_told_where_all_stand() {
-    for file in ["[pulsar]\nx = 1", "nope = 1", "[wheel]\npulsar = 1", "[wheel.foo]\nbar = 1", "[epoch]\nx = 1"]
+    for file in
+        ["[pulsar]\nx = 1", "nope = 1", "[wheel]\npulsar = 1", "[wheel.foo]\nbar = 1", "[epoch]\nx = 1"]
     {
         let error = Case::new(file).error();
         let all = error.message.contains("the command `config` lists all that there are");
@@ -274,7 +275,8 @@ fn properties_of_kafka_keep_their_names_however_they_are_given_and_secrets_are_n
     ];
     let properties = properties.map(|(name, value)| (name.to_string(), value.to_string()));
     assert_eq!(kafka.properties.clone().into_iter().collect::<Vec<_>>(), properties);
-    let topics = [("calls", ""), ("scores", "grades")].map(|(name, topic)| (name.to_string(), topic.to_string()));
+    let topics =
+        [("calls", ""), ("scores", "grades")].map(|(name, topic)| (name.to_string(), topic.to_string()));
     assert_eq!(kafka.topics.clone().into_iter().collect::<Vec<_>>(), topics);
     let shown = resolved.lines.iter().find(|line| line.key.contains("sasl.password")).unwrap();
     assert_eq!(shown.value, "***");
