@@ -70,8 +70,9 @@ impl Looker {
         let mut partitions = TopicPartitionList::new();
         for (topic, seen) in self.topics.iter().zip(&mut look.topics) {
             let Some(topic) = topic else { continue };
-            let numbers = self.partitions(topic, timeout)?;
-            numbers.iter().for_each(|number| drop(partitions.add_partition(topic, *number)));
+            for number in self.partitions(topic, timeout)? {
+                partitions.add_partition(topic, number);
+            }
             *seen = Some(SeenTopic::default());
         }
         if partitions.count() == 0 {

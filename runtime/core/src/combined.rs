@@ -31,8 +31,9 @@ impl Source for Share {
 
     fn drain(&mut self) -> bool {
         // One that cannot tell its end makes the whole wait until all are idle.
-        let told = self.sources.iter_mut().filter(|(_, drained)| !drained).map(|(source, _)| source.drain());
-        told.fold(true, |all, one| all && one)
+        let left = self.sources.iter_mut().filter(|(_, drained)| !drained);
+        let told: Vec<bool> = left.map(|(source, _)| source.drain()).collect();
+        told.into_iter().all(|knows| knows)
     }
 }
 
@@ -59,10 +60,9 @@ impl SourceFactory for Combined {
         positions: &Positions,
         cursors: &Cursors,
     ) -> Result<Box<dyn Source>, SourceError> {
-        let open = |factory: &Box<dyn SourceFactory>| {
-            Ok((factory.open(worker, workers, positions, cursors)?, false))
-        };
-        Ok(Box::new(Share { sources: self.0.iter().map(open).collect::<Result<_, SourceError>>()? }))
+        let opened = self.0.iter().map(|factory| factory.open(worker, workers, positions, cursors));
+        let sources = opened.map(|source| source.map(|source| (source, false)));
+        Ok(Box::new(Share { sources: sources.collect::<Result<_, SourceError>>()? }))
     }
 
     fn committed(&self, positions: &Positions) {
