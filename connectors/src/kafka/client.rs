@@ -33,6 +33,7 @@ const OURS: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "positions are part of each commit of the store"),
     ("isolation.level", "only what was committed is read"),
     ("enable.idempotence", "what is produced is produced once"),
+    ("allow.auto.create.topics", "a topic that is absent is told, not made"),
 ];
 
 impl Connection {

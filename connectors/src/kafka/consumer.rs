@@ -50,6 +50,11 @@ pub(super) fn consumer(options: &KafkaOptions, workers: usize) -> Result<BaseCon
 /// A consumer that is asked once whether anything follows a position.
 pub(super) fn asker(options: &KafkaOptions) -> Result<BaseConsumer<Quiet>, SourceError> {
     let fixed = [FIXED, &[("group.id", options.group.as_str()), ("enable.partition.eof", "true")]].concat();
-    let config = options.connection.config(DEFAULTS, &fixed)?;
+    let small = [
+        ("queued.max.messages.kbytes", "1024"),
+        ("fetch.max.bytes", "1048576"),
+        ("message.max.bytes", "1048576"),
+    ];
+    let config = options.connection.config(&[DEFAULTS, &small].concat(), &fixed)?;
     BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))
 }

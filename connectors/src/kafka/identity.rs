@@ -7,6 +7,7 @@
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::time::Duration;
@@ -15,12 +16,16 @@ use std::time::Duration;
 const NONE: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
 /// The ids of topics, as Kafka's own tools print them. A topic that is not there, or whose broker knows no
-/// ids, is left out; so are all when no answer comes in time.
+/// ids, is left out.
+///
+/// # Errors
+///
+/// When no answer comes in time: that no id was told must not look as if there were none.
 pub(super) fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
     timeout: Duration,
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>, KafkaError> {
     let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let millis = c_int::try_from(timeout.as_millis()).unwrap_or(c_int::MAX);
@@ -38,15 +43,20 @@ pub(super) fn topic_ids<C: ClientContext>(
         rd::rd_kafka_AdminOptions_set_request_timeout(options, millis, why.as_mut_ptr(), why.len());
         rd::rd_kafka_DescribeTopics(rk, collection, options, queue);
         let event = rd::rd_kafka_queue_poll(queue, millis);
+        let mut code = rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT;
         if !event.is_null() {
+            code = rd::rd_kafka_event_error(event);
             collect(event, &mut found);
             rd::rd_kafka_event_destroy(event);
         }
         rd::rd_kafka_queue_destroy(queue);
         rd::rd_kafka_AdminOptions_destroy(options);
         rd::rd_kafka_TopicCollection_destroy(collection);
+        match RDKafkaErrorCode::from(code) {
+            RDKafkaErrorCode::NoError | RDKafkaErrorCode::UnsupportedFeature => Ok(found),
+            code => Err(KafkaError::AdminOp(code)),
+        }
     }
-    found
 }
 
 /// Copies the ids out of an answer.

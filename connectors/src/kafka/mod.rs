@@ -52,6 +52,10 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 /// A log whose end lies below a position is looked at so often before it is believed: a broker that has just
 /// started may not know its end yet.
 const LOOKS_AT_ENDS: u32 = 6;
+/// A topic that is not there is looked for so often before it is believed: brokers may be electing leaders.
+const LOOKS_AT_ABSENT: u32 = 3;
+/// As often brokers may refuse us before that is believed.
+const REFUSALS: u32 = 3;
 /// How often a waiting start says so again.
 const SAY_AGAIN_US: u64 = 15_000_000;
 
@@ -134,19 +138,34 @@ impl KafkaFactory {
     /// Looks until the brokers answer. `None`: told to stop.
     fn look(&self, stop: &AtomicBool) -> Result<Option<Look>, SourceError> {
         let mut away: Option<(String, u64)> = None;
+        let (mut absent, mut refusals) = (0, 0);
         let brokers = &self.options.connection.brokers;
         while !stop.load(Ordering::Acquire) {
             let error = match self.looker.look(ANSWER) {
                 Ok(look) => {
-                    if let Some((since, _)) = away {
+                    if let Some((since, _)) = away.take() {
                         tracing::warn!(%brokers, "kafka answers again; it was away since {since}");
                     }
                     self.wait_for(None);
-                    return self.looker.all_there(look).map(Some);
+                    match self.looker.all_there(look) {
+                        Err(error) if absent + 1 >= LOOKS_AT_ABSENT => return Err(error),
+                        Err(_) => absent += 1,
+                        Ok(look) => return Ok(Some(look)),
+                    }
+                    std::thread::sleep(RETRY);
+                    continue;
                 }
                 Err(error) => error,
             };
-            let error = self.looker.why(&error)?;
+            let error = match self.looker.why(&error) {
+                Ok(why) => why,
+                // A broker that goes away in the middle of a handshake looks like one that refuses.
+                Err(refusal) if refusals + 1 >= REFUSALS => return Err(refusal),
+                Err(refusal) => {
+                    refusals += 1;
+                    refusal.to_string()
+                }
+            };
             let now = (self.options.stopwatch)();
             let (since, said) = away.get_or_insert_with(|| ((self.options.now)(), 0));
             self.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));

@@ -5,14 +5,14 @@
 //!  none              any            [start, end]        at start, in the first life
 //!  next              the same       start <= next <= end  at next
 //!  next              the same       next < start        at start: records below it are gone       LOST
-//!  next              the same       end < next          at end, in the next life: its end is gone LOST
+//!  next              the same       end < next          at start, in the next life: its end is gone LOST
 //!  next              another        any                 at start, in the next life: made anew     LOST
 //! ```
 //!
 //! Offsets order the records of a partition only while they grow, so whatever makes them begin again below
-//! a position begins another life of the partition (see [`Partition`]). Where the brokers tell no ids, a log
-//! that ends below the position may be one that was made anew: the next life then begins at its start, and
-//! what is read twice is the same word twice.
+//! a position begins another life of the partition (see [`Partition`]). It begins at the log's start: where a
+//! log that lost its end was cut, nobody says, and it may have grown since. Words that are read twice are the
+//! same words; records that were rejected are rejected once in each life.
 
 use super::watch::Look;
 use super::{KafkaOptions, cursor};
@@ -86,10 +86,7 @@ pub fn going(stored: Option<&Stored>, topic: &str, id: Option<&str>, bounds: Bou
     let known_id = known.and_then(|cursor| cursor.id.as_deref());
     match (known_id, id) {
         (Some(old), Some(new)) if old != new => anew(Why::MadeAnew, bounds.start),
-        (old, new) if bounds.end < stored.next => {
-            let next = if old.is_some() && new.is_some() { bounds.end } else { bounds.start };
-            anew(Why::EndLost, next)
-        }
+        _ if bounds.end < stored.next => anew(Why::EndLost, bounds.start),
         _ if stored.next < bounds.start => {
             Going { life: stored.life, next: bounds.start, lost: Some(Why::Deleted) }
         }
@@ -196,6 +193,8 @@ pub struct Plan {
     pub assigned: Vec<Assigned>,
     /// What is gone.
     pub lost: Vec<Lost>,
+    /// The life in which a partition that has a position is read, or will be should it come back.
+    pub lives: BTreeMap<(usize, u32), u32>,
     moved: Vec<(String, Partition, u64, serde_json::Value)>,
 }
 
@@ -224,7 +223,11 @@ impl Plan {
                 let stored = stored.get(&partition);
                 let going = going(stored, topic, id, bounds.unwrap_or(Bounds { start: 0, end: 0 }));
                 let name = Partition::in_life(partition, going.life);
-                let cursor = cursor(topic, id);
+                // An id that was known and is not told now is not forgotten.
+                let known =
+                    stored.and_then(|stored| stored.cursor.as_ref()).and_then(|known| known.id.as_deref());
+                let cursor = cursor(topic, id.or(known.filter(|_| going.lost.is_none())));
+                plan.lives.insert((number, partition), going.life);
                 if let (Some(why), Some(stored)) = (going.lost, stored) {
                     plan.lost.push(Lost {
                         stream: stream.name.clone(),
@@ -347,10 +350,9 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_below_the_position_begins_another_life() {
-        assert_eq!(from(21, cursor_of("t", Some("a")), Some("a")), (2, 20, Some(Why::EndLost)));
-        // Without ids it may be another topic, of which nothing was read.
-        assert_eq!(from(21, cursor_of("t", None), Some("a")), (2, 10, Some(Why::EndLost)));
-        assert_eq!(from(21, cursor_of("t", Some("a")), None), (2, 10, Some(Why::EndLost)));
+        for (known, id) in [(Some("a"), Some("a")), (None, Some("a")), (Some("a"), None)] {
+            assert_eq!(from(21, cursor_of("t", known), id), (2, 10, Some(Why::EndLost)));
+        }
     }
 
     #[test]
@@ -408,6 +410,19 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_not_told_at_one_start_is_still_known_at_the_next() {
+        let stored = [("0", 12, "a")];
+        let positions =
+            Positions::from([("s".to_string(), BTreeMap::from([("0".to_string(), stored[0].1)]))]);
+        let cursors =
+            Cursors::from([("s".to_string(), BTreeMap::from([("0".to_string(), cursor("s", Some("a")))]))]);
+        let mut look = look("a", &[(0, LOG)]);
+        look.topics[0].as_mut().unwrap().id = None;
+        let plan = Plan::of(&options(), &look, &positions, &cursors).unwrap();
+        assert_eq!(plan.assigned[0].cursor, cursor("s", Some("a")));
+    }
+
+    #[test]
     fn what_is_gone_is_skipped_to_where_reading_goes_on_and_old_positions_stay() {
         let plan = plan("b", &[(0, LOG)], &[("0", 15, "a"), ("1", 4, "a")]);
         let skipped = plan.skipped();
@@ -418,6 +433,7 @@ mod tests {
             skipped.gaps.iter().map(|gap| (&*gap.partition, gap.from, &*gap.resumed_in, gap.to)).collect();
         // The second partition is not there any more; should it come back, it is read from its start.
         assert_eq!(gaps, [("0", 15, "0@2", 10), ("1", 4, "1@2", 0)]);
+        assert_eq!(plan.lives, BTreeMap::from([((0, 0), 2), ((0, 1), 2)]));
         assert_eq!(plan.assigned.len(), 1);
         let message = lost(&plan.lost).to_string();
         for part in ["topic s, partition 0", "position 15", "--accept-gap"] {

@@ -26,6 +26,8 @@ const POLL_RECORDS: usize = 4096;
 const MARKERS_US: u64 = 100_000;
 /// How long a draining share is idle before it asks whether anything follows.
 const QUIET_US: u64 = 500_000;
+/// Between two questions that may have had no answer.
+const ASK_US: u64 = 500_000;
 /// A question that is asked while records could be read waits no longer for its answer.
 const SHORT: Duration = Duration::from_secs(2);
 
@@ -119,8 +121,10 @@ pub struct KafkaSource {
     /// The client says that a position is outside its log.
     outside: bool,
     looked_at: u64,
+    asked_at: u64,
     busy_at: u64,
-    said: Option<RDKafkaErrorCode>,
+    /// What was said of the client's complaints since the last record.
+    said: Vec<RDKafkaErrorCode>,
 }
 
 impl KafkaSource {
@@ -143,8 +147,9 @@ impl KafkaSource {
             wants_ends: false,
             outside: false,
             looked_at: 0,
+            asked_at: 0,
             busy_at: (options.stopwatch)(),
-            said: None,
+            said: Vec::new(),
         };
         share.adopt()?;
         Ok(share)
@@ -213,17 +218,15 @@ impl KafkaSource {
         };
         match code {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => self.outside = true,
-            RDKafkaErrorCode::TopicAuthorizationFailed
-            | RDKafkaErrorCode::ClusterAuthorizationFailed
-            | RDKafkaErrorCode::SaslAuthenticationFailed
-            | RDKafkaErrorCode::Authentication => {
+            RDKafkaErrorCode::TopicAuthorizationFailed => {
                 return Err(SourceError(format!(
                     "kafka at {} refuses to be read: {error}; check the rights of the user in kafka.properties",
                     self.options.connection.brokers
                 )));
             }
             code => {
-                if self.said.replace(code) != Some(code) {
+                if !self.said.contains(&code) {
+                    self.said.push(code);
                     tracing::info!(%error, "kafka");
                 }
             }
@@ -245,6 +248,14 @@ impl KafkaSource {
             let (Some(start), Some(end)) = (starts.get(&at), ends.get(&at)) else { continue };
             let bounds = Bounds { start: *start, end: *end };
             if one.fresh && reading.next == one.next && reading.next < *start {
+                let (topic, partition) = (&one.topic, one.number);
+                tracing::warn!(
+                    topic,
+                    partition,
+                    from = reading.next,
+                    to = start,
+                    "deleted before anything was read"
+                );
                 (one.next, reading.next) = (*start, *start);
                 continue;
             }
@@ -267,6 +278,10 @@ impl KafkaSource {
         if !gone.is_empty() {
             return Err(lost(&gone));
         }
+        // Of a log that was cut and has grown again since, only the client knows.
+        tracing::warn!(
+            "kafka's client could not go on at an offset that the log holds; it is asked for again"
+        );
         self.outside = false;
         self.assign()
     }
@@ -326,8 +341,7 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn poll(&mut self, sink: &mut dyn RecordSink) -> Result<Polled, SourceError> {
         self.adopt()?;
-        let mut taken = 0;
-        let mut more = true;
+        let (mut taken, mut more, mut broken) = (0, true, None);
         while more && taken < POLL_RECORDS {
             match self.consumer.poll(Duration::ZERO) {
                 None => break,
@@ -335,22 +349,32 @@ impl Source for KafkaSource {
                     taken += 1;
                     more = self.readings.take(&self.options, &message, sink);
                 }
-                Some(Err(error)) => self.trouble(&error)?,
+                Some(Err(error)) => {
+                    broken = self.trouble(&error).err();
+                    more = broken.is_none();
+                }
             }
         }
         let now = (self.options.stopwatch)();
         if taken > 0 {
             self.busy_at = now;
+            self.said.clear();
         } else if now.saturating_sub(self.looked_at) >= MARKERS_US {
             self.looked_at = now;
             self.pass_markers();
         }
+        // What was handed out before something broke has its position too.
         self.tell(sink);
-        if self.outside {
-            self.look_outside()?;
+        if let Some(error) = broken {
+            return Err(error);
         }
-        if self.wants_ends {
-            self.take_ends()?;
+        if now.saturating_sub(self.asked_at) >= ASK_US && (self.outside || self.wants_ends) {
+            self.asked_at = now;
+            if self.outside {
+                self.look_outside()?;
+            } else {
+                self.take_ends()?;
+            }
         }
         Ok(match taken {
             0 if self.is_drained(now)? => Polled::Drained,

@@ -24,6 +24,12 @@ use tidemill_types::{Partition, Positions};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
+/// How often in that time it is looked whether to leave.
+const STEPS: u32 = 20;
+/// Offsets that were shown are shown again after so many looks: the answer to showing them is not waited for.
+const SHOW_AGAIN: u64 = 60;
+/// How long a run waits at its end until its last offsets are shown.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A topic that is gone is looked for so often before it is believed: while brokers elect leaders, it may be
 /// unknown to one of them.
 const LOOKS_AT_GONE: u32 = 5;
@@ -79,7 +85,7 @@ impl Looker {
             return Ok(look);
         }
         let wanted: Vec<String> = self.topics.iter().flatten().cloned().collect();
-        let mut ids = topic_ids(self.consumer.client(), &wanted, timeout);
+        let mut ids = topic_ids(self.consumer.client(), &wanted, timeout)?;
         let starts = offsets(&self.consumer, &mut partitions, Offset::Beginning, timeout)?;
         let ends = offsets(&self.consumer, &mut partitions, Offset::End, timeout)?;
         for (topic, seen) in self.topics.iter().zip(&mut look.topics) {
@@ -171,6 +177,8 @@ pub(super) struct Shared {
     /// Grows with the partitions and with a failure.
     version: AtomicU64,
     leaving: AtomicBool,
+    watched: AtomicBool,
+    left: AtomicBool,
 }
 
 #[derive(Default)]
@@ -178,6 +186,7 @@ struct Inner {
     streams: Vec<StreamSpec>,
     topics: Vec<String>,
     assigned: Vec<Assigned>,
+    lives: BTreeMap<(usize, u32), u32>,
     ids: Vec<Option<String>>,
     ends: BTreeMap<(usize, Partition), u64>,
     committed: Positions,
@@ -198,6 +207,8 @@ impl Shared {
         let topics = options.streams.iter().map(|stream| options.topic(stream).unwrap_or_default());
         inner.topics = topics.map(str::to_string).collect();
         inner.assigned = plan.assigned;
+        inner.lives = plan.lives;
+        inner.ids = vec![None; look.topics.len()];
         inner.see(look);
         for one in inner.assigned.iter_mut().filter(|_| options.drain) {
             one.end = inner.ends.get(&(one.stream, one.partition.clone())).copied();
@@ -238,8 +249,15 @@ impl Shared {
         Standing { lag: lag.collect(), waiting: inner.waiting.clone() }
     }
 
+    /// Lets the watching thread show the last offsets, and ends it.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
+        for _ in 0..LAST_WORDS.as_millis() / 10 {
+            if !self.watched.load(Ordering::Acquire) || self.left.load(Ordering::Acquire) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn fail(&self, error: SourceError) {
@@ -251,7 +269,10 @@ impl Shared {
 impl Inner {
     /// Keeps the ids and the ends.
     fn see(&mut self, look: &Look) {
-        self.ids = look.topics.iter().map(|seen| seen.as_ref()?.id.clone()).collect();
+        // An id that is not told now is not forgotten.
+        for (known, seen) in self.ids.iter_mut().zip(&look.topics) {
+            *known = seen.as_ref().and_then(|seen| seen.id.clone()).or(known.take());
+        }
         for one in &self.assigned {
             let seen = look.topics.get(one.stream).and_then(Option::as_ref);
             let bounds = seen.and_then(|seen| seen.partitions.get(&u32::try_from(one.number).ok()?));
@@ -281,7 +302,10 @@ impl Inner {
                         stream,
                         topic: topic.clone(),
                         number: there,
-                        partition: Partition::number(*number),
+                        partition: Partition::in_life(
+                            *number,
+                            *self.lives.get(&(stream, *number)).unwrap_or(&1),
+                        ),
                         next: bounds.start,
                         fresh: true,
                         end: None,
@@ -322,6 +346,7 @@ pub(super) struct Watching {
     away: Option<String>,
     gone: u32,
     told: Positions,
+    looks: u64,
 }
 
 impl Watching {
@@ -337,7 +362,9 @@ impl Watching {
             away: None,
             gone: 0,
             told: Positions::new(),
+            looks: 0,
         };
+        shared.watched.store(true, Ordering::Release);
         let thread = std::thread::Builder::new().name("kafka-watch".into()).spawn(move || watching.run());
         thread.map(drop).map_err(|error| SourceError(format!("cannot start a thread: {error}")))
     }
@@ -352,9 +379,17 @@ impl Watching {
                 Err(error) => self.silent(&error),
             }
             self.show_offsets();
+            self.looks += 1;
             // Serves what the client has to say, and rests.
-            let _ = self.looker.consumer.poll(EVERY);
+            for _ in 0..STEPS {
+                if !self.shared.leaving.load(Ordering::Acquire) {
+                    let _ = self.looker.consumer.poll(EVERY / STEPS);
+                }
+            }
         }
+        self.show_offsets();
+        let _ = self.looker.consumer.poll(EVERY / STEPS);
+        self.shared.left.store(true, Ordering::Release);
     }
 
     fn answered(&mut self) {
@@ -410,7 +445,7 @@ impl Watching {
     /// Commits for the group what the store has committed.
     fn show_offsets(&mut self) {
         let inner = self.shared.inner();
-        if inner.committed == self.told {
+        if inner.committed == self.told && !self.looks.is_multiple_of(SHOW_AGAIN) {
             return;
         }
         let mut offsets = TopicPartitionList::new();

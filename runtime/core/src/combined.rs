@@ -15,9 +15,19 @@ struct Share {
     sources: Vec<(Box<dyn Source>, bool)>,
 }
 
+impl Share {
+    /// Another source is the first next time: the first may fill the batch.
+    fn rotate(&mut self) {
+        if !self.sources.is_empty() {
+            self.sources.rotate_left(1);
+        }
+    }
+}
+
 impl Source for Share {
     fn poll(&mut self, sink: &mut dyn RecordSink) -> Result<Polled, SourceError> {
         let mut whole = Polled::Drained;
+        self.rotate();
         for (source, drained) in self.sources.iter_mut().filter(|(_, drained)| !drained) {
             match source.poll(sink)? {
                 Polled::Drained => *drained = true,

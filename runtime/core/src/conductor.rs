@@ -208,6 +208,8 @@ impl Conductor {
         if self.phase == Phase::Closing {
             let all_said = !self.stopping || self.statuses.iter().all(|status| status.stopped);
             match self.driver.is_idle() {
+                // What the sources have passed over is no change, but where they stand is worth a last commit.
+                true if all_said && self.statuses.iter().any(|status| status.moved) => self.driver.force(),
                 true if all_said => {
                     self.phase = Phase::Publishing;
                     self.tell_edge(FromConductor::Finish);

@@ -38,6 +38,8 @@ pub(crate) struct Status {
     pub(crate) filled: bool,
     /// Why it could not be filled.
     pub(crate) broken: Option<String>,
+    /// It knows of positions that no epoch has reported.
+    pub(crate) moved: bool,
     /// It was told to stop and takes nothing more: what it has reported is all.
     pub(crate) stopped: bool,
 }

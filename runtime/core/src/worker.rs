@@ -382,6 +382,7 @@ impl Running {
             failed: self.failed.clone(),
             filled: self.filled,
             broken: self.broken.clone(),
+            moved: !self.positions.is_empty(),
             stopped: self.stopping,
         };
         if status != self.told {

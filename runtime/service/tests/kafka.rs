@@ -264,3 +264,42 @@ fn large_records_pass_or_are_rejected_as_the_settings_say() {
     let rejects = succeeded(&mill.read(&["show", "ops.rejects", "--format", "json"]));
     assert!(rejects.contains("too_large") && rejects.lines().count() == 1, "{rejects}");
 }
+
+#[test]
+fn records_that_are_deleted_before_a_running_mill_reads_them_stop_it_with_partition_and_offsets() {
+    let Some((broker, mill)) = beside_kafka(1) else { return };
+    put(&broker, &calls(0..10));
+    let running = mill.tail(1);
+    mill.wait_for("the first records", |root| root["positions"]["calls"]["0"] == 10);
+    running.tell("STOP");
+    // What answers the fetch that is under way, and then what no fetch has asked for.
+    put(&broker, &calls(10..12));
+    std::thread::sleep(Duration::from_secs(1));
+    put(&broker, &calls(12..30));
+    broker.delete_records("calls", 0, 25);
+    running.tell("CONT");
+    let (code, message) = running.ended();
+    assert_eq!(code, Some(1), "{message}");
+    for part in ["topic calls, partition 0", "to 25 were deleted before they were read", "--accept-gap"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    let newest = mill.newest().expect("a root");
+    assert_eq!(newest["positions"]["calls"]["0"], 12, "what was read before is committed");
+}
+
+#[test]
+fn markers_behind_the_last_record_are_part_of_the_last_commit() {
+    let Some((broker, mill)) = beside_kafka(1) else { return };
+    let producer = broker.producer(&[("transactional.id", "one")]);
+    producer.init_transactions(PATIENCE).expect("transactions");
+    send(&producer, &calls(0..3), Some(true)).expect("a transaction");
+    let running = mill.tail(1);
+    mill.wait_for("the records", |root| root["positions"]["calls"]["0"].as_u64() >= Some(3));
+    std::thread::sleep(Duration::from_millis(500));
+    running.stop();
+    assert_eq!(mill.newest().expect("a root")["positions"]["calls"]["0"], 4);
+    // Whatever Kafka forgets of it now, nothing is missing.
+    broker.delete_records("calls", 0, 4);
+    mill.drain(1);
+    assert_eq!(mill.newest().expect("a root").get("gaps"), None);
+}

@@ -112,7 +112,7 @@ pub fn run(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     shown.finish();
     let ended = ended?;
     if !ended.begun {
-        return out.line("told to stop before the sources could be read; nothing was changed");
+        return out.line("told to stop before the sources could be read; no table was changed");
     }
     out.line(&last_words(&ended))?;
     for line in summary(call.app, &store)? {

@@ -135,12 +135,12 @@ fn sources(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
     };
     page.gauges(
         "source_lag_records",
-        "Records that stand in a partition and are not taken in yet; files have no such figure.",
+        "Offsets of a partition that no commit covers yet; files have no such figure.",
         lags().map(|(labels, (position, end))| (labels, end.saturating_sub(position))),
     )?;
     page.gauges(
         "source_position",
-        "The offset that is read next in a partition; files have no such figure.",
+        "The first offset of a partition that no commit covers; files have no such figure.",
         lags().map(|(labels, (position, _))| (labels, position)),
     )?;
     page.gauges(

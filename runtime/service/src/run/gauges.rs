@@ -199,7 +199,9 @@ impl Gauges {
         for reject in taken.rejects {
             *inner.rejects.entry((reject.stream.clone(), reject.code.clone())).or_default() += 1;
         }
-        for (stream, partition, next, _) in taken.positions {
+        // A position that moved over what is no record makes nothing wait for a commit.
+        let positions = if taken.all.records > 0 { taken.positions } else { &[] };
+        for (stream, partition, next, _) in positions {
             inner.took_to((*stream, partition.clone()), *next, at);
         }
     }
@@ -460,7 +462,7 @@ mod tests {
     }
 
     fn taken(positions: &[(usize, Partition, u64, serde_json::Value)]) -> Taken<'_> {
-        Taken { all: Counted::default(), streams: &[], rejects: &[], positions, pinned: 0 }
+        Taken { all: Counted { records: 1, bytes: 1 }, streams: &[], rejects: &[], positions, pinned: 0 }
     }
 
     /// A root with changes of these tables.
@@ -493,6 +495,9 @@ mod tests {
         // A batch of other partitions repeats where this one stands.
         gauges.took(&taken(&position(9)), 6_000_000);
         assert_eq!(behind(7_000_000), 0.0);
+        // Nor does anything wait that moved over the markers of a transaction alone.
+        gauges.took(&Taken { all: Counted::default(), ..taken(&position(12)) }, 7_000_000);
+        assert_eq!(behind(9_000_000), 0.0);
     }
 
     #[test]
