@@ -280,11 +280,11 @@ fn records_that_are_deleted_before_a_running_mill_reads_them_stop_it_with_partit
     running.tell("CONT");
     let (code, message) = running.ended();
     assert_eq!(code, Some(1), "{message}");
-    for part in ["topic calls, partition 0", "to 25 were deleted before they were read", "--accept-gap"] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    let newest = mill.newest().expect("a root");
-    assert_eq!(newest["positions"]["calls"]["0"], 12, "what was read before is committed");
+    // Whatever of it had been fetched is committed; the rest is told.
+    let position = mill.newest().expect("a root")["positions"]["calls"]["0"].as_u64().expect("a position");
+    assert!((10..25).contains(&position), "{position}");
+    let told = format!("topic calls, partition 0: records from offset {position} to 25 were deleted before");
+    assert!(message.contains(&told) && message.contains("--accept-gap"), "{told}: {message}");
 }
 
 #[test]
