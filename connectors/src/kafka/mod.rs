@@ -138,7 +138,7 @@ impl KafkaFactory {
     /// Looks until the brokers answer. `None`: told to stop.
     fn look(&self, stop: &AtomicBool) -> Result<Option<Look>, SourceError> {
         let mut away: Option<(String, u64)> = None;
-        let (mut absent, mut refusals) = (0, 0);
+        let (mut absent, mut refusals, mut refusal, mut complaint) = (0, 0, None, String::new());
         let brokers = &self.options.connection.brokers;
         while !stop.load(Ordering::Acquire) {
             let error = match self.looker.look(ANSWER) {
@@ -157,14 +157,22 @@ impl KafkaFactory {
                 }
                 Err(error) => error,
             };
-            let error = match self.looker.why(&error) {
-                Ok(why) => why,
-                // A broker that goes away in the middle of a handshake looks like one that refuses.
-                Err(refusal) if refusals + 1 >= REFUSALS => return Err(refusal),
-                Err(refusal) => {
-                    refusals += 1;
-                    refusal.to_string()
+            // A broker that goes away in the middle of a handshake looks like one that refuses; the client says
+            // the same thing only once.
+            refusal = match self.looker.why() {
+                Err(why) => Some(why),
+                Ok(None) => refusal,
+                Ok(Some(why)) => {
+                    complaint = why;
+                    None
                 }
+            };
+            refusals = if refusal.is_some() { refusals + 1 } else { 0 };
+            let error = match &refusal {
+                Some(refusal) if refusals >= REFUSALS => return Err(refusal.clone()),
+                Some(refusal) => refusal.to_string(),
+                None if complaint.is_empty() => error.to_string(),
+                None => complaint.clone(),
             };
             let now = (self.options.stopwatch)();
             let (since, said) = away.get_or_insert_with(|| ((self.options.now)(), 0));

@@ -102,11 +102,12 @@ impl Looker {
         Ok(look)
     }
 
-    /// Why there was no answer, for people. An error: brokers refuse us, and to ask again would not help.
-    pub(super) fn why(&self, error: &KafkaError) -> Result<String, SourceError> {
+    /// Why there was no answer, for people, if the client has said anything since this was asked last. An error:
+    /// brokers refuse us, and to ask again would not help.
+    pub(super) fn why(&self) -> Result<Option<String>, SourceError> {
         // What the client has to say is said when it is polled.
         while self.consumer.poll(Duration::from_millis(1)).is_some() {}
-        let Some((code, complaint)) = self.complaints.take() else { return Ok(error.to_string()) };
+        let Some((code, complaint)) = self.complaints.take() else { return Ok(None) };
         if is_refusal(code) {
             let brokers = &self.brokers;
             return Err(SourceError(format!(
@@ -114,7 +115,7 @@ impl Looker {
                  kafka.properties"
             )));
         }
-        Ok(complaint)
+        Ok(Some(complaint))
     }
 
     /// The numbers of a topic's partitions; none if there is no such topic.
@@ -404,7 +405,10 @@ impl Watching {
         if self.away.is_some() || self.shared.leaving.load(Ordering::Acquire) {
             return;
         }
-        let error = self.looker.why(error).unwrap_or_else(|refusal| refusal.to_string());
+        let error = match self.looker.why() {
+            Ok(why) => why.unwrap_or_else(|| error.to_string()),
+            Err(refusal) => refusal.to_string(),
+        };
         let (since, brokers) = ((self.options.now)(), &self.options.connection.brokers);
         tracing::warn!(%error, "kafka at {brokers} does not answer since {since}; waiting for it");
         self.shared.wait_for(Some(format!("kafka at {brokers} does not answer since {since}")));

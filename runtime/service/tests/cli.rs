@@ -189,6 +189,13 @@ fn help_names_every_setting_and_config_prints_each_with_its_origin() {
     assert!(line("workers = 3").ends_with("# flag --workers"), "{config}");
     assert!(line("flywheel.per_task = 9").ends_with("# flag --flywheel-per-task"), "{config}");
     assert!(line("lake.interval = \"2s\"").ends_with("# default"), "{config}");
+    for name in ["fetch.max.bytes", "fetch_max_bytes", "fetch-max-bytes"] {
+        let (code, config, error) = ended(&["config", &format!("--kafka-properties-{name}"), "1000"]);
+        assert!(
+            code == Some(0) && config.contains("= \"1000\"") || config.contains("= 1000"),
+            "{name}: {error}"
+        );
+    }
 }
 
 #[test]

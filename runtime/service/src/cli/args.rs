@@ -75,7 +75,9 @@ fn with_settings(command: Command, app: &App, arguments: &[OsString]) -> Command
         .filter(|key| !key.is_chosen())
         .map(|key| setting(key.name, key.help, value_name(key.kind)));
     let program = exact_keys(app).into_iter().map(|(name, help)| setting(&name, &help, "VALUE"));
-    let chosen = chosen(app, arguments).into_iter().map(|name| setting(&name, "", "VALUE").hide(true));
+    // As it was typed, too: a chosen name may have dots.
+    let chosen =
+        chosen(app, arguments).into_iter().map(|name| setting(&name, "", "VALUE").alias(name).hide(true));
     let free = app.settings.keys.iter().filter(|key| key.path.contains('*'));
     let free = free.map(|key| (format!("{}.{}", app.settings.section, key.path), key.help.clone()));
     let library = KEYS.iter().filter(|key| key.is_chosen());
