@@ -13,7 +13,7 @@
 //! Where to read from stands in the store's root and nowhere else: partitions are assigned by hand, always at
 //! an explicit offset, and no group's rebalancing or stored offset has a say. Only what a transaction
 //! committed is seen. Whether the log still holds the record at a position is asked before a run begins
-//! ([`resume`]); a log that lost it while it runs answers the fetch with an error, which is never
+//! (`resume`); a log that lost it while it runs answers the fetch with an error, which is never
 //! turned into a jump (`auto.offset.reset=error`). A topic that was deleted and made anew is known by its id,
 //! which is kept beside the position.
 //!
