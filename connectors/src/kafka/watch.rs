@@ -15,7 +15,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -293,12 +293,13 @@ impl Inner {
 
     /// Partitions that nobody reads yet.
     fn fresh(&self, look: &Look) -> Vec<Assigned> {
+        let read: HashSet<(usize, i32)> = self.assigned.iter().map(|one| (one.stream, one.number)).collect();
         let mut fresh = Vec::new();
         for (stream, seen) in look.topics.iter().enumerate() {
             let (Some(seen), Some(topic)) = (seen, self.topics.get(stream)) else { continue };
             for (number, bounds) in &seen.partitions {
                 let Ok(there) = i32::try_from(*number) else { continue };
-                if !self.assigned.iter().any(|one| one.stream == stream && one.number == there) {
+                if !read.contains(&(stream, there)) {
                     fresh.push(Assigned {
                         stream,
                         topic: topic.clone(),

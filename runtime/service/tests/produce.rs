@@ -16,7 +16,6 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +24,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
+use support::broker::record;
 use support::mill::{binary, refused, succeeded};
 use tempfile::TempDir;
 
@@ -84,15 +84,7 @@ impl Broker {
         while left > 0 {
             let message = consumer.poll(PATIENCE).expect("a message in time").expect("a message");
             left -= 1;
-            records.push(Record {
-                stream: topic.split('.').next().expect("a stream").to_string(),
-                partition: message.partition().to_string(),
-                offset: message.offset() as u64,
-                timestamp: message.timestamp().to_millis().map(|millis| millis * 1000),
-                key: message.key().map(<[u8]>::to_vec),
-                value: message.payload().map(<[u8]>::to_vec),
-                kafka: true,
-            });
+            records.push(record(topic.split('.').next().expect("a stream"), &message));
         }
         records.sort_by_key(|record| (record.partition.clone(), record.offset));
         records

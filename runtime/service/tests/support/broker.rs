@@ -251,9 +251,10 @@ impl Truth {
     }
 }
 
-fn record(topic: &str, message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
+/// A message of a stream's topic as the oracle takes it.
+pub fn record(stream: &str, message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
     Record {
-        stream: topic.to_string(),
+        stream: stream.to_string(),
         partition: message.partition().to_string(),
         offset: message.offset() as u64,
         timestamp: message.timestamp().to_millis().map(|millis| millis * 1000),
