@@ -15,7 +15,7 @@ use tidemill_loadtest::drained::{self, Load};
 use tidemill_loadtest::freshness;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Runs a load and prints what it cost.
 #[derive(Parser)]

@@ -30,16 +30,23 @@ pub(super) const FIXED: &[(&str, &str)] = &[
 
 /// The least that a queue holds, KiB.
 const QUEUE_KIB_MIN: u64 = 1024;
+/// Bounds of one answer of a broker, bytes as they come. It is unpacked whole, to many times its size where texts
+/// repeat themselves; and one is asked for after the other, so that small ones cost round trips.
+const ANSWER_BYTES: (u64, u64) = (128 << 10, 1 << 20);
+/// How many times its size an answer may take unpacked and keep within the share.
+const UNPACKED: u64 = 16;
 
 /// A consumer for one of `workers`.
 pub(super) fn consumer(options: &KafkaOptions, workers: usize) -> Result<BaseConsumer<Quiet>, SourceError> {
     // What was fetched lies in the queue, and one more answer of brokers is on its way to it.
     let share = options.fetched_bytes_max / workers.max(1) as u64 / 2;
+    let answer = (share / UNPACKED).clamp(ANSWER_BYTES.0, ANSWER_BYTES.1).to_string();
     let sizes = [
         ("queued.max.messages.kbytes", (share / 1024).clamp(QUEUE_KIB_MIN, 2_097_151).to_string()),
-        ("fetch.max.bytes", share.clamp(QUEUE_KIB_MIN * 1024, 64 << 20).to_string()),
+        ("fetch.max.bytes", answer.clone()),
+        ("fetch.message.max.bytes", answer.clone()),
         // `fetch.max.bytes` must not be below it; records of any size are read all the same.
-        ("message.max.bytes", (1 << 20).to_string()),
+        ("message.max.bytes", answer),
     ];
     let sizes: Vec<(&str, &str)> = sizes.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let fixed = [FIXED, &[("group.id", options.group.as_str())]].concat();

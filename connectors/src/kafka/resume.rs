@@ -228,6 +228,7 @@ impl Plan {
                     stored.and_then(|stored| stored.cursor.as_ref()).and_then(|known| known.id.as_deref());
                 let cursor = cursor(topic, id.or(known.filter(|_| going.lost.is_none())));
                 plan.lives.insert((number, partition), going.life);
+                let begins_here = going.lost.is_some() || stored.is_none();
                 if let (Some(why), Some(stored)) = (going.lost, stored) {
                     plan.lost.push(Lost {
                         stream: stream.name.clone(),
@@ -238,6 +239,10 @@ impl Plan {
                         resumed: (name.clone(), going.next),
                         why,
                     });
+                }
+                // Where a partition that nobody has read begins is committed too: what is deleted from there on
+                // was to be read.
+                if begins_here {
                     plan.moved.push((stream.name.clone(), name.clone(), going.next, cursor.clone()));
                 }
                 if let (Some(_), Ok(number_there)) = (bounds, i32::try_from(partition)) {
@@ -257,7 +262,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// What a commit records of what is gone.
+    /// What the first commit records: what is gone, and where reading begins.
     pub fn skipped(&self) -> Skipped {
         let mut skipped = Skipped::default();
         for lost in &self.lost {
@@ -406,7 +411,9 @@ mod tests {
         let going: Vec<(&str, u64, bool)> =
             plan.assigned.iter().map(|one| (one.partition.text(), one.next, one.fresh)).collect();
         assert_eq!(going, [("0@2", 12, false), ("1", 10, true)]);
-        assert_eq!((plan.lost.clone(), plan.skipped()), (vec![], Skipped::default()));
+        let skipped = plan.skipped();
+        assert_eq!((plan.lost, skipped.gaps), (vec![], vec![]));
+        assert_eq!(skipped.positions["s"], BTreeMap::from([("1".to_string(), 10)]));
     }
 
     #[test]

@@ -36,8 +36,8 @@ struct Reading {
     assigned: Assigned,
     /// The first record that was not handed out.
     next: u64,
-    /// What was reported last.
-    told: u64,
+    /// What was reported last; nothing of a partition that is new.
+    told: Option<u64>,
     /// A reader that began there was told that nothing follows.
     at_end: bool,
 }
@@ -64,8 +64,9 @@ impl Readings {
     fn add(&mut self, assigned: Assigned) {
         let of_topic = self.places.entry(assigned.topic.clone()).or_default();
         of_topic.insert(assigned.number, self.list.len());
-        // Where reading goes on behind a gap stands in the first commit by itself.
-        self.list.push(Reading { next: assigned.next, told: assigned.next, at_end: false, assigned });
+        // Where reading goes on, behind a gap too, stands in a root already or in the first commit by itself.
+        let told = (!assigned.fresh).then_some(assigned.next);
+        self.list.push(Reading { next: assigned.next, told, at_end: false, assigned });
     }
 
     /// Hands out a record. `false`: no more in this poll.
@@ -203,10 +204,11 @@ impl KafkaSource {
     }
 
     fn tell(&mut self, sink: &mut dyn RecordSink) {
-        for reading in self.readings.list.iter_mut().filter(|reading| reading.next > reading.told) {
+        let news = |reading: &&mut Reading| reading.told.is_none_or(|told| reading.next > told);
+        for reading in self.readings.list.iter_mut().filter(news) {
             let Assigned { stream, partition, cursor, .. } = &reading.assigned;
             sink.position(*stream, partition, reading.next, cursor.clone());
-            reading.told = reading.next;
+            reading.told = Some(reading.next);
         }
     }
 
@@ -247,7 +249,9 @@ impl KafkaSource {
             let at = (one.topic.clone(), one.number);
             let (Some(start), Some(end)) = (starts.get(&at), ends.get(&at)) else { continue };
             let bounds = Bounds { start: *start, end: *end };
-            if one.fresh && reading.next == one.next && reading.next < *start {
+            // Until a root says where a partition begins, it begins where its log does.
+            let begins = one.fresh && reading.next == one.next && !self.shared.has_position(one);
+            if begins && reading.next < *start {
                 let (topic, partition) = (&one.topic, one.number);
                 tracing::warn!(
                     topic,

@@ -22,7 +22,8 @@ use tidemill_types::{Cell, Kind, TableSchema};
 const TEXT_PAGE_BYTES: usize = 64 << 10;
 /// Rows between two looks at a page's size, where the table has texts.
 const TEXT_ROWS_CHECKED: usize = 8;
-/// Bytes before compression that a row group may hold.
+/// Bytes before compression that a row group may hold, at most. Of small files it holds less: while it is open its
+/// columns lie in memory.
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// A finished data file.
@@ -140,7 +141,7 @@ impl<'s> DataWriter<'s> {
         open.writer.write(batch).map_err(unusable(&table))?;
         open.rows += batch.num_rows() as u32;
         open.group_bytes += batch_bytes(batch);
-        if open.group_bytes >= ROW_GROUP_BYTES {
+        if open.group_bytes >= bytes_max.min(ROW_GROUP_BYTES) {
             open.writer.flush().map_err(unusable(&table))?;
             open.group_bytes = 0;
         }

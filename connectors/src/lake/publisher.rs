@@ -30,8 +30,9 @@ use tidemill_types::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-/// Texts of the rows that are written at once.
-const CHUNK_TEXT_BYTES: u64 = 16 << 20;
+/// Texts of the rows that are written at once, in bytes: a sixteenth of the publication's memory within these bounds.
+/// Several threads hold as much as strings and again as columns.
+const CHUNK_TEXT_BYTES: (u64, u64) = (1 << 20, 16 << 20);
 /// Rows that are written at once.
 const CHUNK_ROWS: usize = 8192;
 /// The size at which a data file is closed.
@@ -486,6 +487,8 @@ impl TableWork<'_> {
     ) -> Result<(), LakeError> {
         let mut sink = FileSink::new(making);
         let mut chunk = Chunk::default();
+        let memory = self.publisher.options.memory_bytes_max as u64;
+        let texts_max = (memory / 16).clamp(CHUNK_TEXT_BYTES.0, CHUNK_TEXT_BYTES.1);
         for (number, segment, section) in self.fold.sections(&self.schema().name) {
             let changes = self.context.changes(self.table, segment, section)?;
             for (place, change) in changes.into_iter().enumerate() {
@@ -493,7 +496,7 @@ impl TableWork<'_> {
                 let last = folded.filter(|folded| folded.is_net()).and_then(|folded| folded.current);
                 if last.is_some_and(|at| (at.segment, at.place) == (number, place as u32)) {
                     chunk.push(change.key, change.values);
-                    if chunk.is_full() {
+                    if chunk.is_full(texts_max) {
                         self.write(&mut chunk, &mut sink, draft, uploads)?;
                     }
                 }
@@ -594,8 +597,8 @@ impl Chunk {
         self.rows.push((key, values));
     }
 
-    fn is_full(&self) -> bool {
-        self.rows.len() >= CHUNK_ROWS || self.text_bytes >= CHUNK_TEXT_BYTES
+    fn is_full(&self, texts_max: u64) -> bool {
+        self.rows.len() >= CHUNK_ROWS || self.text_bytes >= texts_max
     }
 }
 

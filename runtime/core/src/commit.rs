@@ -50,7 +50,7 @@ pub struct InForce {
 pub struct Skipped {
     /// The new gaps.
     pub gaps: Vec<Gap>,
-    /// The positions behind them.
+    /// The positions behind them, and of partitions that are seen for the first time.
     pub positions: Positions,
     /// What the sources need to go on from there.
     pub cursors: Cursors,

@@ -58,6 +58,8 @@ pub enum FromConductor {
     Failed(String),
     /// Requests that wait for an answer, and how many of them the model has.
     Pending(u64, u64),
+    /// Whether the open epoch holds anything now. (What waits before the workers is in no epoch yet.)
+    Holds(bool),
     /// The workers are told to leave.
     Leaving,
 }
@@ -81,6 +83,7 @@ pub(crate) struct Conductor {
     stopping: bool,
     filled: bool,
     pending: (u64, u64),
+    holds: bool,
 }
 
 pub(crate) struct ConductorOptions {
@@ -114,6 +117,7 @@ impl Conductor {
             stopping: false,
             filled: false,
             pending: (0, 0),
+            holds: false,
         }
     }
 
@@ -149,6 +153,7 @@ impl Conductor {
                 control.tell_all(Command::Close(closed));
             }
         }
+        self.tell_holds();
         busy
     }
 
@@ -179,6 +184,13 @@ impl Conductor {
         if self.pending != (pending, in_flight) {
             self.pending = (pending, in_flight);
             self.tell_edge(FromConductor::Pending(pending, in_flight));
+        }
+    }
+
+    fn tell_holds(&mut self) {
+        let holds = self.driver.has_changes();
+        if std::mem::replace(&mut self.holds, holds) != holds {
+            self.tell_edge(FromConductor::Holds(holds));
         }
     }
 

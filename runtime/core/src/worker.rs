@@ -20,6 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemill_types::{Epoch, ModelId, Partition, TableSchema};
 use timely::dataflow::operators::{Concat, Input};
@@ -58,6 +59,8 @@ pub struct Plan {
     pub epochs: EpochSettings,
     /// Whether the run ends when the sources are drained.
     pub drain: bool,
+    /// While it is set no records are taken in: memory of this process is short.
+    pub hold: Arc<AtomicBool>,
     /// Requests that one worker has in flight at most.
     pub in_flight_max: usize,
     /// Microseconds of a monotonic clock.
@@ -278,7 +281,8 @@ impl Running {
 
     fn take_records(&mut self) -> bool {
         let full = self.epoch_bytes >= self.plan.epochs.bytes_max / self.workers;
-        if self.paused || full || self.failed.is_some() {
+        let held = self.paused || self.plan.hold.load(Ordering::Relaxed);
+        if held || full || self.failed.is_some() {
             return false;
         }
         match self.ends.source.try_recv() {

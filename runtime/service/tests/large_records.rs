@@ -34,8 +34,7 @@ fn lines(sizes: &[(&str, usize)]) -> String {
 #[test]
 fn records_of_many_megabytes_are_taken_up_to_the_limit_and_rejected_beyond() {
     let mut mill = Mill::new(&json!({"tokens_max": 100_000_000, "holdout": {"tasks": [], "per_10k": 0}}));
-    mill.set("memory-bytes-max", "64MiB");
-    mill.set("epoch-bytes-max", "8MiB");
+    mill.set("memory-bytes-max", "256MiB");
     let step = |file: &str, append: Vec<u8>| Step { file: file.to_string(), append };
     let plain =
         lines(&[("a", 200), ("b", LIMIT), ("c", LIMIT + 1), ("d", 17_000_000), ("e", 300)]).into_bytes();

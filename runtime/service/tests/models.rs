@@ -145,7 +145,7 @@ fn texts_that_have_left_the_cache_are_read_back_from_their_rows() {
     let question = |id: usize| format!("question {id} {}", "tide ".repeat(8000));
     let lines: String = (0..1500).map(|id| trajectory(id, &question(id))).collect();
     mill.write(&[Step { file: "trajectories.jsonl".into(), append: lines.into_bytes() }]);
-    drain(&mill, Arc::new(Slow::default()), &[("memory-bytes-max", "64MiB"), ("epoch-bytes-max", "4MiB")]);
+    drain(&mill, Arc::new(Slow::default()), &[("memory-bytes-max", "384MiB"), ("epoch-bytes-max", "4MiB")]);
     let held = Held::of(&mill);
     held.hold_drained();
     held.hold_log();

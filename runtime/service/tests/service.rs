@@ -10,6 +10,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
+use support::broker::{Broker, STREAMS};
+use support::fire::{calls, send};
 use support::mill::{Mill, binary, refused};
 
 /// How long anything may take before a test gives up, in steps of 20 ms.
@@ -275,4 +277,33 @@ fn a_failure_is_a_line_of_json_too() {
     assert!(
         event["fields"]["message"].as_str().is_some_and(|said| said.contains("cannot listen at nonsense"))
     );
+}
+
+#[test]
+fn beside_kafka_it_shows_how_far_behind_it_is_and_is_not_ready_while_brokers_are_away() {
+    let Some(broker) = Broker::start() else { return };
+    broker.create(&STREAMS, 1);
+    send(&broker.producer(&[]), &calls(0..5), None).expect("delivered records");
+    let mill = Mill::new(&json!({}));
+    let mut command = binary();
+    command
+        .args(["run", "--kafka", &broker.address, "--http-listen", "127.0.0.1:0", "--store"])
+        .arg(mill.store());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let service = Service::of(command);
+    let [position, lag] = ["position", "lag_records"]
+        .map(|what| format!("tidemill_source_{what}{{stream=\"calls\",partition=\"0\"}}"));
+    let caught_up = |at: f64| {
+        service.wait_for("the records", |m| m.get(&position) == Some(&at) && m.get(&lag) == Some(&0.0));
+    };
+    caught_up(5.0);
+    assert_eq!(service.get("/readyz").0, 200);
+    broker.kill();
+    service.wait_for("the broker to be missed", |metrics| metrics["tidemill_sources_waiting"] == 1.0);
+    let (status, why) = service.get("/readyz");
+    assert!(status == 503 && why.contains(&broker.address) && why.contains("does not answer since"), "{why}");
+    broker.start_again();
+    service.wait_for("the broker to be back", |metrics| metrics["tidemill_ready"] == 1.0);
+    send(&broker.producer(&[]), &calls(5..9), None).expect("delivered records");
+    caught_up(9.0);
 }

@@ -53,6 +53,9 @@ pub enum Fallback {
     Cores,
     /// Ten times `lake.interval`, at least a minute.
     TenLakeIntervals,
+    /// 32 MiB, or less where three of them would not fit in what `memory.bytes_max` has for bodies that are not
+    /// committed.
+    ThirdOfPinned,
 }
 
 /// A setting of the library.
@@ -124,8 +127,8 @@ pub const KEYS: &[Key] = &[
     key(
         "epoch.bytes_max",
         Kind::Bytes { min: 1 << 16 },
-        Fallback::Is("32MiB"),
-        "Input after which an epoch closes early",
+        Fallback::ThirdOfPinned,
+        "Input after which an epoch closes early [32MiB, or 1/32 of memory.bytes_max]",
     ),
     key(
         "lake.interval",
@@ -141,9 +144,9 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "memory.bytes_max",
-        Kind::Bytes { min: 64 << 20 },
-        Fallback::Is("512MiB"),
-        "Bound of pinned bodies (three eighths), cached ones (two), fetched records, publishing, segments (one each)",
+        Kind::Bytes { min: 256 << 20 },
+        Fallback::Is("2GiB"),
+        "What the process may hold in memory; as it comes near, the sources pause",
     ),
     key("model.name", Kind::Choice(&["lexical"]), Fallback::Is("lexical"), "The model that embeds texts"),
     key(

@@ -93,37 +93,44 @@ pub struct LakeSettings {
     pub lag_max: Duration,
 }
 
-/// `memory.*`: one bound, split in fixed shares.
+/// `memory.*`: one bound of all that the process holds. A quarter is split in fixed shares among what is in flight
+/// and what is cached; the rest is for what has no share: live rows, working copies, the program itself.
 #[derive(Clone, PartialEq, Debug)]
 pub struct MemorySettings {
-    /// The sum of all shares.
+    /// What may be resident.
     pub bytes_max: u64,
 }
 
 impl MemorySettings {
-    /// Bodies of epochs that are not yet committed: three eighths.
+    /// Bodies of epochs that are not yet committed: 3/32.
     pub fn pinned_bytes(&self) -> u64 {
-        self.bytes_max / 8 * 3
+        self.bytes_max / 32 * 3
     }
 
-    /// The cache of bodies: a quarter. What is pinned is mostly in it too, and counts once.
+    /// The cache of bodies: 1/16. What is pinned is mostly in it too, and counts once.
     pub fn body_cache_bytes(&self) -> u64 {
-        self.bytes_max / 4
+        self.bytes_max / 16
     }
 
-    /// What sources have fetched and not handed on: an eighth.
+    /// What sources have fetched and not handed on: 1/32.
     pub fn source_bytes(&self) -> u64 {
-        self.bytes_max / 8
+        self.bytes_max / 32
     }
 
-    /// What a publication holds at once: an eighth.
+    /// What a publication holds at once: 1/32.
     pub fn publish_bytes(&self) -> u64 {
-        self.bytes_max / 8
+        self.bytes_max / 32
     }
 
-    /// The cache of segments: an eighth.
+    /// The cache of segments: 1/32.
     pub fn segment_cache_bytes(&self) -> u64 {
-        self.bytes_max / 8
+        self.bytes_max / 32
+    }
+
+    /// Resident memory from which on the sources wait: a quarter and 64 MiB below the bound. What is taken in by then
+    /// still grows, as it is sealed, judged and published: by all shares and some working copies.
+    pub fn pause_bytes(&self) -> u64 {
+        (self.bytes_max / 4 * 3).saturating_sub(64 << 20)
     }
 }
 
@@ -235,6 +242,14 @@ fn merge(known: &mut Known<'_>, program: &ProgramSettings, sources: &Sources) ->
     Ok(merged)
 }
 
+/// What an epoch holds where there is memory for it: as much as makes a segment worth its put.
+const EPOCH_BYTES: u64 = 32 << 20;
+
+/// A key of the list.
+fn found(name: &str) -> &'static Key {
+    KEYS.iter().find(|key| key.name == name).expect("the list names every setting that is read")
+}
+
 /// The library's keys, read one by one.
 struct Reader<'a> {
     layer: &'a Layer,
@@ -261,12 +276,21 @@ impl Reader<'_> {
                 let lag = (interval.unwrap_or_default() * 10).max(Duration::from_secs(60));
                 format!("{}s", lag.as_secs()).into()
             }
+            Fallback::ThirdOfPinned => {
+                // A value that is no size is complained about where it is read.
+                let key = found("memory.bytes_max");
+                let value = self.given(key).map_or_else(|| self.fallback(key), |entry| entry.value.clone());
+                let bytes_max = match check(key.kind, &value) {
+                    Ok(Checked::Number(bytes_max)) => bytes_max,
+                    _ => u64::MAX,
+                };
+                (MemorySettings { bytes_max }.pinned_bytes() / 3).min(EPOCH_BYTES).into()
+            }
         }
     }
 
     fn read(&mut self, name: &str) -> Result<Option<Checked>, ConfigError> {
-        let key =
-            KEYS.iter().find(|key| key.name == name).expect("the list names every setting that is read");
+        let key = found(name);
         let (value, origin) = match self.given(key) {
             Some(entry) => (entry.value.clone(), entry.origin.clone()),
             None => (self.fallback(key), Origin::Default),
@@ -367,12 +391,12 @@ fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
         Err(ConfigError::new(given(name).unwrap_or(&Origin::Default), format!("`{name}`: {message}")))
     };
     if settings.epoch.bytes_max * 3 > settings.memory.pinned_bytes() {
-        let need = settings.epoch.bytes_max * 8;
+        let need = settings.epoch.bytes_max * 32;
         let name = if given("epoch.bytes_max").is_some() { "epoch.bytes_max" } else { "memory.bytes_max" };
         return wrong(
             name,
             format!(
-                "three epochs must fit in three eighths of memory.bytes_max: raise that to {need} or lower epoch.bytes_max"
+                "three epochs must fit in 3/32 of memory.bytes_max: raise that to {need} or lower epoch.bytes_max"
             ),
         );
     }

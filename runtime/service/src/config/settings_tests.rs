@@ -240,9 +240,20 @@ fn a_bad_value_names_its_place_and_what_is_accepted() {
     let error = Case::new("workers = ").error();
     assert!(error.message.contains("mill.toml:1: not TOML"), "{error}");
     let error = Case::new("[memory]\nbytes_max = '64MiB'").error();
-    assert!(error.message.contains("three epochs"), "{error}");
+    assert!(error.message.contains("memory.bytes_max"), "{error}");
+    let error = Case::new("[memory]\nbytes_max = '256MiB'\n[epoch]\nbytes_max = '9MiB'").error();
+    assert!(error.message.contains("mill.toml:4: `epoch.bytes_max`: three epochs"), "{error}");
     let error = Case::new("log.level = 1979-05-27").error();
     assert!(error.message.contains("is a date"), "{error}");
+}
+
+#[test]
+fn an_epoch_takes_what_memory_allows_where_nobody_says_otherwise() {
+    let epoch = |text: &str| Case::new(text).ok().settings.epoch.bytes_max;
+    assert_eq!(epoch(""), 32 << 20);
+    assert_eq!(epoch("[memory]\nbytes_max = '256MiB'"), 8 << 20);
+    assert_eq!(epoch("[memory]\nbytes_max = '1TiB'"), 32 << 20);
+    assert_eq!(epoch("[memory]\nbytes_max = '256MiB'\n[epoch]\nbytes_max = '1MiB'"), 1 << 20);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The metrics: names, what exactly each measures, and where it is read. Base units (seconds, bytes) and
 //! Prometheus' rules for names hold throughout; all are read at the scrape, so none is kept twice.
 
-use crate::run::{Gauges, Measured, OPERATIONS, OUTCOMES, Stopwatch, StoreRequests, now_ms};
+use crate::run::{Gauges, Measured, OPERATIONS, OUTCOMES, Stopwatch, StoreRequests, now_ms, resident_bytes};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, NoLabelSet,
@@ -145,8 +145,10 @@ fn sources(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
     )?;
     page.gauges(
         "sources_paused",
-        "1 while the sources take nothing in, by reason: `lake`, publication is over lake.lag_max late.",
-        [([("reason", "lake")], u64::from(measured.paused))],
+        "1 while the sources take nothing in, by reason: `lake`, publication is over lake.lag_max late; `memory`, \
+         what is resident comes near memory.bytes_max.",
+        [("lake", measured.paused.lake), ("memory", measured.paused.memory)]
+            .map(|(reason, so)| ([("reason", reason)], u64::from(so))),
     )?;
     page.gauge(
         "sources_waiting",
@@ -238,12 +240,4 @@ fn memory(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
         Some(bytes) => page.gauge("process_resident_bytes", "Resident memory of the process.", bytes),
         None => Ok(()),
     }
-}
-
-/// As Linux tells it; other systems have no such file.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024)
 }

@@ -3,6 +3,7 @@
 use super::committing::{Commits, ToCommitter, idle_max_us};
 use super::finding::Finder;
 use super::gauges::Gauges;
+use super::memory::MemoryWatch;
 use super::publishing::{Due, Publishing, ToPublisher};
 use super::start::Started;
 use super::uploading::Uploader;
@@ -142,7 +143,8 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let (publisher, publications) = unbounded();
     let (committer, commits) = unbounded_channel();
     let (ask, asks) = bounded::<Ask>(ASKS);
-    let (abort, leave) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let flag = || Arc::new(AtomicBool::new(false));
+    let (abort, leave, hold) = (flag(), flag(), flag());
     let mut threads = Vec::new();
 
     let lake = started.lake.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -159,7 +161,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         let _ = to_conductor.send(ToConductor::Pause(true));
         tracing::info!("the sources begin paused: a publication is overdue");
     }
-    started.gauges.pause(overdue);
+    started.gauges.pause_for_the_lake(overdue);
     started.gauges.overdue_start(overdue);
     started.gauges.lag(due.changed_since);
     let publishing = Publishing {
@@ -174,6 +176,14 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         failures: 0,
     };
     threads.push(spawn("publisher", &failed, move || publishing.run())?);
+    let memory = MemoryWatch {
+        settings: launch.settings.memory.clone(),
+        gauges: started.gauges.clone(),
+        stopwatch: started.stopwatch.clone(),
+        hold: hold.clone(),
+        leave: leave.clone(),
+    };
+    threads.push(spawn("memory", &failed, move || memory.run())?);
     let idle_max_us = idle_max_us(launch.settings.store.retention);
     spawn_committer(started, idle_max_us, commits, &to_conductor, &publisher, &abort, &failed);
 
@@ -198,7 +208,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         leave: leave.clone(),
     };
     threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
-    let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
+    let workers = spawn_workers(plan(started, &launch, &abort, hold), workers, slots)?;
     Ok(Edge {
         from_conductor,
         to_conductor,
@@ -262,7 +272,7 @@ fn spawn_reader(
     })
 }
 
-fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
+fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, hold: Arc<AtomicBool>) -> Arc<Plan> {
     let program: Arc<dyn Program> = started.program.clone();
     let upload = Uploader {
         runtime: started.runtime.clone(),
@@ -286,8 +296,9 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<
         changed: started.changed,
         upload: Arc::new(upload),
         epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
-        force_first: started.changed || !started.in_force.skipped.gaps.is_empty(),
+        force_first: started.changed || !started.in_force.skipped.positions.is_empty(),
         drain: launch.drain,
+        hold,
         in_flight_max: IN_FLIGHT_MAX,
         now: started.stopwatch.clone(),
     })

@@ -64,13 +64,35 @@ struct Inner {
     publish_objects: u64,
     publish_bytes: u64,
     results: u64,
-    paused: bool,
+    paused: Paused,
+    open_holds: bool,
+    publishing: bool,
     overdue_start: bool,
     oldest_unpublished_ms: Option<i64>,
     positions: Positions,
     sources: Standing,
     held: Held,
     held_most: Held,
+}
+
+/// Why the sources wait.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Paused {
+    /// The lake is too far behind.
+    pub lake: bool,
+    /// Memory is near its bound.
+    pub memory: bool,
+}
+
+impl Paused {
+    /// Why, for people.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Paused { lake: true, .. } => Some("the lake is catching up"),
+            Paused { memory: true, .. } => Some("memory is near memory.bytes_max"),
+            Paused { lake: false, memory: false } => None,
+        }
+    }
 }
 
 /// What owners hold in memory, in bytes.
@@ -130,8 +152,8 @@ pub struct Shown {
     pub pending: (u64, u64),
     /// Results committed.
     pub results: u64,
-    /// Whether the sources wait for the lake.
-    pub paused: bool,
+    /// Why the sources wait, if they do.
+    pub paused: Paused,
     /// When the oldest commit that is not published was made, milliseconds since 1970.
     pub oldest_unpublished_ms: Option<i64>,
     /// How far behind their ends partitions are read, where they have ends.
@@ -279,8 +301,30 @@ impl Gauges {
     }
 
     /// Sets whether the sources wait for the lake; whether that is new.
-    pub fn pause(&self, pause: bool) -> bool {
-        std::mem::replace(&mut self.inner().paused, pause) != pause
+    pub fn pause_for_the_lake(&self, pause: bool) -> bool {
+        std::mem::replace(&mut self.inner().paused.lake, pause) != pause
+    }
+
+    /// Sets whether the sources wait for memory; whether that is new.
+    pub fn pause_for_memory(&self, pause: bool) -> bool {
+        std::mem::replace(&mut self.inner().paused.memory, pause) != pause
+    }
+
+    /// A publication is begun, or it has ended.
+    pub fn publishing(&self, publishing: bool) {
+        self.inner().publishing = publishing;
+    }
+
+    /// Whether the open epoch holds anything.
+    pub fn open_holds(&self, holds: bool) {
+        self.inner().open_holds = holds;
+    }
+
+    /// Whether something is held that is let go by itself: an epoch that is open or on its way to its commit, a
+    /// publication. Records that no worker has taken yet are not: while the sources pause they stay where they are.
+    pub fn under_way(&self) -> bool {
+        let inner = self.inner();
+        inner.open_holds || !inner.closed.is_empty() || inner.publishing
     }
 
     /// When the oldest unpublished change was committed.
@@ -517,6 +561,25 @@ mod tests {
     #[test]
     fn a_pause_is_told_once() {
         let gauges = Gauges::default();
-        assert_eq!([true, true, false, false].map(|pause| gauges.pause(pause)), [true, false, true, false]);
+        let told = [true, true, false, false].map(|pause| gauges.pause_for_the_lake(pause));
+        assert_eq!(told, [true, false, true, false]);
+        assert!(gauges.pause_for_memory(true) && !gauges.pause_for_memory(true));
+        assert_eq!(gauges.show().paused, Paused { lake: false, memory: true });
+    }
+
+    #[test]
+    fn an_epoch_is_under_way_until_its_commit_and_what_waits_before_the_workers_is_not() {
+        let gauges = Gauges::default();
+        gauges.took(&taken(&[(0, Partition::number(7), 5, serde_json::Value::Null)]), 0);
+        assert!(!gauges.under_way());
+        gauges.open_holds(true);
+        assert!(gauges.under_way());
+        gauges.closed(2, 0, 1);
+        gauges.open_holds(false);
+        assert!(gauges.under_way());
+        gauges.committed(&root(2, 5, &[], None), 2);
+        assert!(!gauges.under_way());
+        gauges.publishing(true);
+        assert!(gauges.under_way());
     }
 }

@@ -1,6 +1,6 @@
 //! What the metrics of a run are made of: durations as they come, and a copy of the rest at a scrape.
 
-use super::gauges::Held;
+use super::gauges::{Held, Paused};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use std::collections::BTreeMap;
 use tidemill_core::reader::Counted;
@@ -33,8 +33,8 @@ pub struct Measured {
     pub ready: bool,
     /// Whether the run waits for something outside of the process.
     pub waiting: bool,
-    /// Whether the sources wait for the lake.
-    pub paused: bool,
+    /// Why the sources wait, if they do.
+    pub paused: Paused,
     /// The writer's number.
     pub generation: u64,
     /// The newest commit.

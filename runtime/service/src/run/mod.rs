@@ -21,6 +21,7 @@ mod finding;
 mod gauges;
 mod health;
 mod measured;
+mod memory;
 mod publishing;
 mod recompute;
 mod recomputing;
@@ -30,9 +31,10 @@ mod uploading;
 
 pub use clock::{Stopwatch, now_ms, now_rfc3339, stopwatch};
 pub use counted::{OPERATIONS, OUTCOMES, Requests, StoreRequests};
-pub use gauges::{Gauges, Held, Shown, percentile};
+pub use gauges::{Gauges, Held, Paused, Shown, percentile};
 pub use health::Phase;
 pub use measured::{Durations, Measured};
+pub use memory::resident_bytes;
 pub use recomputing::recompute;
 pub use uploading::segment_epoch;
 
@@ -336,7 +338,7 @@ impl Watch<'_> {
         self.sources.committed(&self.gauges.positions());
         self.gauges.sources_stand(self.sources.standing());
         let pause = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
-        if self.gauges.pause(pause) {
+        if self.gauges.pause_for_the_lake(pause) {
             edge.tell(ToConductor::Pause(pause));
             match pause {
                 true => tracing::warn!("the sources pause: the lake is too far behind"),
@@ -369,6 +371,7 @@ impl Watch<'_> {
                 edge.finish();
             }
             FromConductor::Leaving => self.leaving = true,
+            FromConductor::Holds(holds) => self.gauges.open_holds(holds),
             FromConductor::Pending(pending, in_flight) => self.gauges.pending(pending, in_flight),
             // What was read until then is still sealed, committed and published.
             FromConductor::SourceFailed(error) => {
@@ -441,6 +444,6 @@ fn progress(shown: &Shown, now: u64, rates: &VecDeque<(u64, u64, u64)>) -> Progr
         freshness: shown.freshness_us.map(Duration::from_micros),
         tables: shown.tables(),
         source_lag: shown.source_lag(),
-        paused: shown.waiting.clone().or(shown.paused.then(|| "the lake is catching up".to_string())),
+        paused: shown.waiting.clone().or(shown.paused.reason().map(str::to_string)),
     }
 }

@@ -132,7 +132,10 @@ impl Publishing {
 
     fn publish(&mut self) -> Result<(), String> {
         let start = (self.stopwatch)();
-        let published = match self.lake.publish() {
+        self.gauges.publishing(true);
+        let published = self.lake.publish();
+        self.gauges.publishing(false);
+        let published = match published {
             Ok(published) => published,
             Err(ViewFailure::Store(error)) => {
                 self.failures += 1;

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +21,23 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 fn kills(own: usize) -> usize {
     let given = std::env::var("KILLS").ok();
     given.map_or(own, |given| given.parse().unwrap_or_else(|_| panic!("KILLS is {given}; give a number")))
+}
+
+/// A call with an id and a text, in partition 0.
+pub fn call(id: &str, text: &str) -> Sent {
+    let value = json!({"request_id": id, "prompt": [{"role": "user", "content": "go on"}], "response": text});
+    Sent {
+        stream: "calls",
+        partition: 0,
+        key: Some(id.as_bytes().to_vec()),
+        value: Some(value.to_string().into_bytes()),
+        timestamp: 1_767_225_600_000,
+    }
+}
+
+/// Calls, each with an id of its own.
+pub fn calls(ids: std::ops::Range<u32>) -> Vec<Sent> {
+    ids.map(|id| call(&format!("c{id}"), &format!("answer {id}"))).collect()
 }
 
 /// A record as it is sent.
