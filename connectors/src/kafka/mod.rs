@@ -41,7 +41,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tidemill_core::commit::Skipped;
+use tidemill_core::commit::Beginning;
 use tidemill_core::source::{Source, SourceError, SourceFactory, Standing, StreamSpec};
 use tidemill_types::{Cursors, Positions};
 
@@ -193,7 +193,7 @@ impl SourceFactory for KafkaFactory {
         positions: &Positions,
         cursors: &Cursors,
         stop: &AtomicBool,
-    ) -> Result<Option<Skipped>, SourceError> {
+    ) -> Result<Option<Beginning>, SourceError> {
         let mut looks = 0;
         loop {
             let Some(look) = self.look(stop)? else { return Ok(None) };
@@ -206,9 +206,9 @@ impl SourceFactory for KafkaFactory {
             if !plan.lost.is_empty() && !self.options.accept_gap {
                 return Err(resume::lost(&plan.lost));
             }
-            let skipped = plan.skipped();
+            let beginning = plan.beginning();
             self.shared.begin(plan, &look, &self.options);
-            return Ok(Some(skipped));
+            return Ok(Some(beginning));
         }
     }
 

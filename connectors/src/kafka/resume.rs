@@ -18,7 +18,7 @@ use super::watch::Look;
 use super::{KafkaOptions, cursor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tidemill_core::commit::Skipped;
+use tidemill_core::commit::Beginning;
 use tidemill_core::source::SourceError;
 use tidemill_types::{Cursors, Gap, Partition, Positions};
 
@@ -107,8 +107,8 @@ pub struct Assigned {
     pub partition: Partition,
     /// The first record to read.
     pub next: u64,
-    /// Whether nothing of it has ever been read.
-    pub fresh: bool,
+    /// Whether it was found while a run goes on: then its reader tells where it begins.
+    pub late: bool,
     /// Where to end, if anywhere.
     pub end: Option<u64>,
     /// What is stored beside its position.
@@ -195,7 +195,7 @@ pub struct Plan {
     pub lost: Vec<Lost>,
     /// The life in which a partition that has a position is read, or will be should it come back.
     pub lives: BTreeMap<(usize, u32), u32>,
-    moved: Vec<(String, Partition, u64, serde_json::Value)>,
+    begins: Vec<(String, Partition, u64, serde_json::Value)>,
 }
 
 impl Plan {
@@ -243,7 +243,7 @@ impl Plan {
                 // Where a partition that nobody has read begins is committed too: what is deleted from there on
                 // was to be read.
                 if begins_here {
-                    plan.moved.push((stream.name.clone(), name.clone(), going.next, cursor.clone()));
+                    plan.begins.push((stream.name.clone(), name.clone(), going.next, cursor.clone()));
                 }
                 if let (Some(_), Ok(number_there)) = (bounds, i32::try_from(partition)) {
                     plan.assigned.push(Assigned {
@@ -252,7 +252,7 @@ impl Plan {
                         number: number_there,
                         partition: name,
                         next: going.next,
-                        fresh: stored.is_none(),
+                        late: false,
                         end: None,
                         cursor,
                     });
@@ -263,10 +263,10 @@ impl Plan {
     }
 
     /// What the first commit records: what is gone, and where reading begins.
-    pub fn skipped(&self) -> Skipped {
-        let mut skipped = Skipped::default();
+    pub fn beginning(&self) -> Beginning {
+        let mut beginning = Beginning::default();
         for lost in &self.lost {
-            skipped.gaps.push(Gap {
+            beginning.gaps.push(Gap {
                 epoch: 0,
                 stream: lost.stream.clone(),
                 partition: lost.partition.to_string(),
@@ -276,12 +276,12 @@ impl Plan {
                 reason: lost.reason(),
             });
         }
-        for (stream, partition, next, cursor) in &self.moved {
+        for (stream, partition, next, cursor) in &self.begins {
             let (stream, partition) = (stream.clone(), partition.to_string());
-            skipped.positions.entry(stream.clone()).or_default().insert(partition.clone(), *next);
-            skipped.cursors.entry(stream).or_default().insert(partition, cursor.clone());
+            beginning.positions.entry(stream.clone()).or_default().insert(partition.clone(), *next);
+            beginning.cursors.entry(stream).or_default().insert(partition, cursor.clone());
         }
-        skipped
+        beginning
     }
 }
 
@@ -312,7 +312,7 @@ fn stored(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::watch::SeenTopic;
     use super::*;
     use std::sync::Arc;
@@ -369,7 +369,7 @@ mod tests {
         }
     }
 
-    fn options() -> KafkaOptions {
+    pub(in super::super) fn options() -> KafkaOptions {
         let stream = |name: &str| StreamSpec {
             name: name.into(),
             topic: name.into(),
@@ -408,12 +408,12 @@ mod tests {
     fn a_plan_goes_on_in_the_last_life_of_each_partition_and_takes_new_ones_from_their_start() {
         let stored = [("0", 7, "old"), ("0@2", 12, "a"), ("a.jsonl", 3, "")];
         let plan = plan("a", &[(0, LOG), (1, LOG)], &stored);
-        let going: Vec<(&str, u64, bool)> =
-            plan.assigned.iter().map(|one| (one.partition.text(), one.next, one.fresh)).collect();
-        assert_eq!(going, [("0@2", 12, false), ("1", 10, true)]);
-        let skipped = plan.skipped();
-        assert_eq!((plan.lost, skipped.gaps), (vec![], vec![]));
-        assert_eq!(skipped.positions["s"], BTreeMap::from([("1".to_string(), 10)]));
+        let going: Vec<(&str, u64)> =
+            plan.assigned.iter().map(|one| (one.partition.text(), one.next)).collect();
+        assert_eq!(going, [("0@2", 12), ("1", 10)]);
+        let beginning = plan.beginning();
+        assert_eq!((plan.lost, beginning.gaps), (vec![], vec![]));
+        assert_eq!(beginning.positions["s"], BTreeMap::from([("1".to_string(), 10)]));
     }
 
     #[test]
@@ -432,12 +432,12 @@ mod tests {
     #[test]
     fn what_is_gone_is_skipped_to_where_reading_goes_on_and_old_positions_stay() {
         let plan = plan("b", &[(0, LOG)], &[("0", 15, "a"), ("1", 4, "a")]);
-        let skipped = plan.skipped();
+        let beginning = plan.beginning();
         let positions = BTreeMap::from([("0@2".to_string(), 10), ("1@2".to_string(), 0)]);
-        assert_eq!(skipped.positions["s"], positions);
-        assert_eq!(skipped.cursors["s"]["0@2"], cursor("s", Some("b")));
+        assert_eq!(beginning.positions["s"], positions);
+        assert_eq!(beginning.cursors["s"]["0@2"], cursor("s", Some("b")));
         let gaps: Vec<(&str, u64, &str, u64)> =
-            skipped.gaps.iter().map(|gap| (&*gap.partition, gap.from, &*gap.resumed_in, gap.to)).collect();
+            beginning.gaps.iter().map(|gap| (&*gap.partition, gap.from, &*gap.resumed_in, gap.to)).collect();
         // The second partition is not there any more; should it come back, it is read from its start.
         assert_eq!(gaps, [("0", 15, "0@2", 10), ("1", 4, "1@2", 0)]);
         assert_eq!(plan.lives, BTreeMap::from([((0, 0), 2), ((0, 1), 2)]));

@@ -36,7 +36,7 @@ struct Reading {
     assigned: Assigned,
     /// The first record that was not handed out.
     next: u64,
-    /// What was reported last; nothing of a partition that is new.
+    /// What was reported last.
     told: Option<u64>,
     /// A reader that began there was told that nothing follows.
     at_end: bool,
@@ -65,7 +65,7 @@ impl Readings {
         let of_topic = self.places.entry(assigned.topic.clone()).or_default();
         of_topic.insert(assigned.number, self.list.len());
         // Where reading goes on, behind a gap too, stands in a root already or in the first commit by itself.
-        let told = (!assigned.fresh).then_some(assigned.next);
+        let told = (!assigned.late).then_some(assigned.next);
         self.list.push(Reading { next: assigned.next, told, at_end: false, assigned });
     }
 
@@ -208,6 +208,9 @@ impl KafkaSource {
         for reading in self.readings.list.iter_mut().filter(news) {
             let Assigned { stream, partition, cursor, .. } = &reading.assigned;
             sink.position(*stream, partition, reading.next, cursor.clone());
+            if reading.told.is_none() {
+                sink.matters();
+            }
             reading.told = Some(reading.next);
         }
     }
@@ -249,20 +252,6 @@ impl KafkaSource {
             let at = (one.topic.clone(), one.number);
             let (Some(start), Some(end)) = (starts.get(&at), ends.get(&at)) else { continue };
             let bounds = Bounds { start: *start, end: *end };
-            // Until a root says where a partition begins, it begins where its log does.
-            let begins = one.fresh && reading.next == one.next && !self.shared.has_position(one);
-            if begins && reading.next < *start {
-                let (topic, partition) = (&one.topic, one.number);
-                tracing::warn!(
-                    topic,
-                    partition,
-                    from = reading.next,
-                    to = start,
-                    "deleted before anything was read"
-                );
-                (one.next, reading.next) = (*start, *start);
-                continue;
-            }
             let cursor = Cursor::deserialize(&one.cursor).ok();
             let id = cursor.as_ref().and_then(|cursor| cursor.id.clone());
             let stored = Stored { life: one.partition.life(), next: reading.next, cursor };

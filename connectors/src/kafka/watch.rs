@@ -240,13 +240,6 @@ impl Shared {
         self.inner().committed.clone_from(positions);
     }
 
-    /// Whether a root holds a position of a partition.
-    pub(super) fn has_position(&self, one: &Assigned) -> bool {
-        let inner = self.inner();
-        let of_stream = inner.committed.get(inner.stream(one.stream));
-        of_stream.is_some_and(|of| of.contains_key(one.partition.text()))
-    }
-
     pub(super) fn standing(&self) -> Standing {
         let inner = self.inner();
         let lag = inner.assigned.iter().filter_map(|one| {
@@ -316,7 +309,7 @@ impl Inner {
                             *self.lives.get(&(stream, *number)).unwrap_or(&1),
                         ),
                         next: bounds.start,
-                        fresh: true,
+                        late: true,
                         end: None,
                         cursor: cursor(topic, seen.id.as_deref()),
                     });

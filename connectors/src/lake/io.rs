@@ -249,6 +249,9 @@ mod tests {
         let store = crate::store::open("memory://lake-io-large").unwrap();
         let io = Io { store, handle: runtime.handle().clone() };
         let first = &finished[0];
+        let reader =
+            parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(first.body.clone());
+        assert!(reader.unwrap().metadata().num_row_groups() > 1);
         assert!(first.body.len() as u64 > WHOLE_BYTES_MAX);
         runtime.block_on(io.store.put("f", first.body.clone())).unwrap();
         let file = FileRef { name: "f".into(), bytes: first.body.len() as u64 };

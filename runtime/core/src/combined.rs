@@ -3,7 +3,7 @@
 //! Each has partitions of its own, which no other names, so positions and cursors need no telling apart: a
 //! source looks for its own among those of a stream. The whole is drained when all are.
 
-use crate::commit::Skipped;
+use crate::commit::Beginning;
 use crate::source::{Polled, RecordSink, Source, SourceError, SourceFactory, Standing};
 use std::sync::atomic::AtomicBool;
 use tidemill_types::{Cursors, Positions};
@@ -53,8 +53,8 @@ impl SourceFactory for Combined {
         positions: &Positions,
         cursors: &Cursors,
         stop: &AtomicBool,
-    ) -> Result<Option<Skipped>, SourceError> {
-        let mut all = Skipped::default();
+    ) -> Result<Option<Beginning>, SourceError> {
+        let mut all = Beginning::default();
         for factory in &self.0 {
             let Some(one) = factory.begin(positions, cursors, stop)? else { return Ok(None) };
             (all.positions, all.cursors) = one.applied_to(&all.positions, &all.cursors);
@@ -116,6 +116,8 @@ mod tests {
         }
 
         fn position(&mut self, _: usize, _: &Partition, _: u64, _: serde_json::Value) {}
+
+        fn matters(&mut self) {}
     }
 
     fn share(all: Vec<Says>) -> Share {

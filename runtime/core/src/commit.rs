@@ -41,13 +41,13 @@ pub struct InForce {
     pub program: ProgramId,
     /// The models, the one in force last.
     pub models: Vec<ModelId>,
-    /// What the sources go on without, if anything: part of the first commit.
-    pub skipped: Skipped,
+    /// Where the sources begin, as far as the claim does not say it: part of the first commit.
+    pub beginning: Beginning,
 }
 
-/// What sources found gone and were allowed to go on without, and where they go on.
+/// What sources found before they began: what is gone and was allowed to be, and where they begin.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Skipped {
+pub struct Beginning {
     /// The new gaps.
     pub gaps: Vec<Gap>,
     /// The positions behind them, and of partitions that are seen for the first time.
@@ -56,8 +56,8 @@ pub struct Skipped {
     pub cursors: Cursors,
 }
 
-impl Skipped {
-    /// Positions and cursors of a root, with those behind the gaps in their place.
+impl Beginning {
+    /// Positions and cursors of a root, with those of the beginning in their place.
     pub fn applied_to(&self, positions: &Positions, cursors: &Cursors) -> (Positions, Cursors) {
         let (mut positions, mut cursors) = (positions.clone(), cursors.clone());
         merge(&mut positions, self.positions.clone());
@@ -204,13 +204,13 @@ impl Committer {
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
-        let skipped = std::mem::take(&mut self.in_force.skipped);
-        root.gaps.extend(skipped.gaps.into_iter().map(|gap| Gap { epoch: root.epoch, ..gap }));
+        let beginning = std::mem::take(&mut self.in_force.beginning);
+        root.gaps.extend(beginning.gaps.into_iter().map(|gap| Gap { epoch: root.epoch, ..gap }));
         // What was read since stands above where reading began.
-        for positions in [skipped.positions, sealed.positions] {
+        for positions in [beginning.positions, sealed.positions] {
             merge(&mut root.positions, positions);
         }
-        for cursors in [skipped.cursors, sealed.cursors] {
+        for cursors in [beginning.cursors, sealed.cursors] {
             merge(&mut root.cursors, cursors);
         }
         root
@@ -308,7 +308,7 @@ mod tests {
 
     fn in_force() -> InForce {
         let program = ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) };
-        InForce { program, models: vec![], skipped: Skipped::default() }
+        InForce { program, models: vec![], beginning: Beginning::default() }
     }
 
     fn started() -> Committer {
@@ -383,9 +383,9 @@ mod tests {
             reason: "deleted".into(),
         };
         let at = |offset: u64| Positions::from([("s".into(), BTreeMap::from([("0".into(), offset)]))]);
-        let skipped = Skipped { gaps: vec![gap(0)], positions: at(9), cursors: Cursors::new() };
+        let beginning = Beginning { gaps: vec![gap(0)], positions: at(9), cursors: Cursors::new() };
         let claim = claim(None, "memory://x", &in_force(), stamp(0));
-        let mut c = Committer::new(claim, InForce { skipped, ..in_force() });
+        let mut c = Committer::new(claim, InForce { beginning, ..in_force() });
         c.sealed(sealed(1));
         c.sealed(SealedEpoch { positions: at(12), ..sealed(2) });
         let Action::Put(first) = c.next(|| stamp(1)) else { panic!("a put") };

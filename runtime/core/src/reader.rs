@@ -2,14 +2,14 @@
 //!
 //! Decoding happens here, off the timely worker, so the worker sees typed words only. The channel is
 //! what holds a fast source back: when the worker takes no more, sending waits, and the source is not
-//! polled.
+//! polled. Nor is it polled while memory is short.
 
 use crate::bodies::BodyCache;
 use crate::source::{ErasedDecode, Polled, RawRecord, RecordSink, RejectRow, Source, SourceBatch};
 use crate::worker::FromSource;
 use crossbeam_channel::Sender;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_types::Partition;
 
@@ -17,8 +17,12 @@ use tidemill_types::Partition;
 const BATCH_RECORDS: u64 = 4096;
 /// Bytes of values after which a batch is full.
 pub const BATCH_BYTES: u64 = 1 << 20;
+/// Bytes of values that wait for a worker, at most; but one batch always may.
+const WAITING_BYTES: u64 = 4 * BATCH_BYTES;
 /// How long an idle source rests between polls.
 const IDLE: Duration = Duration::from_millis(5);
+/// How long a reader rests while a worker has enough to do.
+const SHORT: Duration = Duration::from_millis(1);
 
 struct Batching {
     decoders: Vec<Box<dyn ErasedDecode>>,
@@ -43,6 +47,10 @@ impl RecordSink for Batching {
 
     fn position(&mut self, stream: usize, partition: &Partition, next: u64, cursor: serde_json::Value) {
         self.batch.positions.push((stream, partition.clone(), next, cursor));
+    }
+
+    fn matters(&mut self) {
+        self.batch.matters = true;
     }
 }
 
@@ -87,6 +95,31 @@ pub struct Ends {
     pub stop: Arc<AtomicBool>,
     /// When nothing more comes.
     pub drain: Arc<AtomicBool>,
+    /// While it is set nothing is read, and no worker takes anything in: memory of this process is short.
+    pub hold: Arc<AtomicBool>,
+}
+
+/// The way of batches to one worker, at the reader's end.
+pub struct ToWorker {
+    /// The channel.
+    pub batches: Sender<FromSource>,
+    /// Bytes of values that are on it.
+    pub waiting: Arc<AtomicU64>,
+}
+
+impl ToWorker {
+    /// Hands a batch on as soon as there is room. `false`: nobody takes it, or nobody shall.
+    fn send(&self, batch: SourceBatch, stop: &AtomicBool) -> bool {
+        let (bytes, waiting) = (batch.bytes, || self.waiting.load(Ordering::Acquire));
+        while waiting() > 0 && waiting() + bytes > WAITING_BYTES {
+            if stop.load(Ordering::Relaxed) {
+                return false;
+            }
+            std::thread::sleep(SHORT);
+        }
+        self.waiting.fetch_add(bytes, Ordering::AcqRel);
+        self.batches.send(FromSource::Batch(Box::new(batch))).is_ok()
+    }
 }
 
 /// Records, and the bytes of their values.
@@ -128,12 +161,16 @@ pub fn read(
     decoders: Vec<Box<dyn ErasedDecode>>,
     bodies: &BodyCache,
     took: &dyn Fn(&Taken<'_>),
-    out: &Sender<FromSource>,
+    out: &ToWorker,
     ends: &Ends,
 ) {
     let mut batching = Batching::new(decoders);
     let (mut idle, mut draining, mut says_drained) = (0, false, false);
     while !ends.stop.load(Ordering::Relaxed) {
+        if ends.hold.load(Ordering::Relaxed) {
+            std::thread::sleep(IDLE);
+            continue;
+        }
         if !draining && ends.drain.load(Ordering::Acquire) {
             (draining, says_drained) = (true, source.drain());
         }
@@ -145,7 +182,7 @@ pub fn read(
         }
         if batch.records > 0 || !batch.positions.is_empty() {
             took(&Taken::of(&batch, &streams));
-            if out.send(FromSource::Batch(Box::new(batch))).is_err() {
+            if !out.send(batch, &ends.stop) {
                 return;
             }
         }
@@ -163,7 +200,7 @@ pub fn read(
             Err(error) => FromSource::Failed(error.to_string()),
         };
         // The worker has left if this fails, and then nobody waits for it.
-        let _ = out.send(last);
+        let _ = out.batches.send(last);
         return;
     }
 }

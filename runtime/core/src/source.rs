@@ -4,7 +4,7 @@
 //! share of the partitions. It hands out raw records; the program's [`Decode`] turns each into a row,
 //! a deletion or a reject, on the same thread, so that the timely worker sees typed values only.
 
-use crate::commit::Skipped;
+use crate::commit::Beginning;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc, sync::LazyLock, sync::atomic::AtomicBool};
@@ -191,6 +191,8 @@ pub struct SourceBatch {
     pub records: u64,
     /// How many bytes of values.
     pub bytes: u64,
+    /// Whether its positions are worth a commit although it may hold no record; see [`RecordSink::matters`].
+    pub matters: bool,
 }
 
 /// The longest part of a rejected value that is kept.
@@ -289,6 +291,9 @@ pub trait RecordSink {
     /// All records of the partition below `next` have been handed out; `cursor` is what the source
     /// needs to go on from there. Called at least once in a poll for each partition that it read from.
     fn position(&mut self, stream: usize, partition: &Partition, next: u64, cursor: serde_json::Value);
+    /// The positions of this poll are worth a commit although no record came with them: one is the first of a
+    /// partition.
+    fn matters(&mut self);
 }
 
 /// A source stopped; the message says what happened, where, and what to do.
@@ -346,15 +351,16 @@ pub struct Standing {
 /// Opens a source's shares.
 pub trait SourceFactory: Send + Sync {
     /// Makes sure that the source can be read on from `positions`; waits for it where it is only away, until
-    /// `stop` is set, and then gives `None`. Else what is gone and was allowed to be. Called before a store is
+    /// `stop` is set, and then gives `None`. Else what is gone and was allowed to be, and where
+    /// partitions without a position begin. Called before a store is
     /// claimed, so that a run that cannot begin changes nothing, and again after it, with what was claimed.
     fn begin(
         &self,
         _positions: &Positions,
         _cursors: &Cursors,
         _stop: &AtomicBool,
-    ) -> Result<Option<Skipped>, SourceError> {
-        Ok(Some(Skipped::default()))
+    ) -> Result<Option<Beginning>, SourceError> {
+        Ok(Some(Beginning::default()))
     }
 
     /// The share of worker `worker` of `workers`, going on from `positions`.

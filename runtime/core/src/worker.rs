@@ -2,8 +2,8 @@
 //! the model and feeds back what it answered.
 //!
 //! A worker never waits for I/O: sources, uploads and models live on threads of their own behind bounded
-//! channels. It takes records only while the open epoch is below its byte bound; then the channel
-//! fills and the source pauses. Nothing here assumes memory shared with another worker: what crosses
+//! channels. It takes records only while the open epoch is below its byte bound and memory is not short;
+//! else the channel fills and the source pauses. Nothing here assumes memory shared with another worker: what crosses
 //! goes through the control dataflow, the flow's exchanges or the collect stream.
 
 use crate::builder::{Builder, FlowInput, PendingShare};
@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tidemill_types::{Epoch, ModelId, Partition, TableSchema};
 use timely::dataflow::operators::{Concat, Input};
@@ -71,6 +71,8 @@ pub struct Plan {
 pub struct Ends {
     /// From its source thread.
     pub source: Receiver<FromSource>,
+    /// Bytes of values that are on that channel.
+    pub waiting: Arc<AtomicU64>,
     /// To the dispatcher of requests.
     pub ask: Sender<Ask>,
     /// Answers.
@@ -286,7 +288,10 @@ impl Running {
             return false;
         }
         match self.ends.source.try_recv() {
-            Ok(FromSource::Batch(batch)) => self.feed(*batch),
+            Ok(FromSource::Batch(batch)) => {
+                self.ends.waiting.fetch_sub(batch.bytes, Ordering::AcqRel);
+                self.feed(*batch);
+            }
             Ok(FromSource::Drained) => self.drained = true,
             Ok(FromSource::Failed(error)) => self.failed = Some(error),
             Err(_) => return false,
@@ -311,7 +316,7 @@ impl Running {
         }
         let bytes = batch.bytes + RECORD_BYTES * batch.records;
         self.epoch_bytes += bytes;
-        self.unreported.0 += batch.records;
+        self.unreported.0 += batch.records.max(u64::from(batch.matters));
         self.unreported.1 += bytes;
     }
 

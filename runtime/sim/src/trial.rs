@@ -85,7 +85,7 @@ pub struct Trial {
 
 fn in_force() -> InForce {
     let program = ProgramId { name: "trial".into(), version: "1".into(), settings: serde_json::json!({}) };
-    InForce { program, models: Vec::new(), skipped: Default::default() }
+    InForce { program, models: Vec::new(), beginning: Default::default() }
 }
 
 fn position(root: &Root) -> u64 {

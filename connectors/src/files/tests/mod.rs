@@ -71,6 +71,8 @@ impl RecordSink for Taken {
         self.at_most == 0 || self.in_poll < self.at_most
     }
 
+    fn matters(&mut self) {}
+
     fn position(&mut self, stream: usize, partition: &Partition, next: u64, cursor: serde_json::Value) {
         let name = ["trajectories", "calls"][stream].to_string();
         let partition = partition.to_string();

@@ -128,7 +128,7 @@ pub const KEYS: &[Key] = &[
         "epoch.bytes_max",
         Kind::Bytes { min: 1 << 16 },
         Fallback::ThirdOfPinned,
-        "Input after which an epoch closes early [32MiB, or 1/32 of memory.bytes_max]",
+        "Input after which an epoch closes early [32MiB, or 1/32 of memory.bytes_max if that is less]",
     ),
     key(
         "lake.interval",

@@ -20,9 +20,9 @@ use tidemill_core::epoch::EpochSettings;
 use tidemill_core::infer::{Ask, Dispatcher, Inbox, mailbox};
 use tidemill_core::model::Inference;
 use tidemill_core::program::Program;
-use tidemill_core::reader::{self, read};
+use tidemill_core::reader::{self, ToWorker, read};
 use tidemill_core::source::SourceFactory;
-use tidemill_core::worker::{self, FromSource, Plan};
+use tidemill_core::worker::{self, Plan};
 use tidemill_gpu::InferenceService;
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
@@ -133,9 +133,18 @@ fn spawn(
 /// One worker's ends before the worker takes them.
 type Slot = Mutex<Option<worker::Ends>>;
 
+/// Starts everything, or leaves nothing behind that runs.
+pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Error> {
+    let (leave, stop) = (Arc::new(AtomicBool::new(false)), launch.ends.stop.clone());
+    join_up(started, launch, leave.clone()).inspect_err(|_| {
+        leave.store(true, Ordering::Release);
+        stop.store(true, Ordering::Release);
+    })
+}
+
 /// Starts everything.
 // long: one place shows which channel joins which two parts of a run.
-pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Error> {
+fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Result<Edge, Error> {
     let workers = launch.settings.workers;
     let (failed, failures) = unbounded();
     let (to_conductor, events) = unbounded();
@@ -143,8 +152,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let (publisher, publications) = unbounded();
     let (committer, commits) = unbounded_channel();
     let (ask, asks) = bounded::<Ask>(ASKS);
-    let flag = || Arc::new(AtomicBool::new(false));
-    let (abort, leave, hold) = (flag(), flag(), flag());
+    let abort = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
 
     let lake = started.lake.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -180,7 +188,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         settings: launch.settings.memory.clone(),
         gauges: started.gauges.clone(),
         stopwatch: started.stopwatch.clone(),
-        hold: hold.clone(),
+        hold: launch.ends.hold.clone(),
         leave: leave.clone(),
     };
     threads.push(spawn("memory", &failed, move || memory.run())?);
@@ -191,10 +199,13 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
     let mut conductor_ends = Some((events, conductor));
     for index in 0..workers {
         let (batches, source) = bounded(BATCHES);
+        let batches = ToWorker { batches, waiting: Arc::default() };
+        let waiting = batches.waiting.clone();
         threads.push(spawn_reader(started, &launch, index, batches, &failed)?);
         let (outbox, inbox): (_, Inbox) = mailbox();
         outboxes.push(outbox);
-        let ends = worker::Ends { source, ask: ask.clone(), inbox, conductor: conductor_ends.take() };
+        let ends =
+            worker::Ends { source, waiting, ask: ask.clone(), inbox, conductor: conductor_ends.take() };
         slots.push(Mutex::new(Some(ends)));
     }
     drop(ask);
@@ -208,7 +219,7 @@ pub(super) fn launch(started: &Started, launch: Launch<'_>) -> Result<Edge, Erro
         leave: leave.clone(),
     };
     threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
-    let workers = spawn_workers(plan(started, &launch, &abort, hold), workers, slots)?;
+    let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
     Ok(Edge {
         from_conductor,
         to_conductor,
@@ -256,11 +267,11 @@ fn spawn_reader(
     started: &Started,
     launch: &Launch<'_>,
     index: usize,
-    batches: Sender<FromSource>,
+    batches: ToWorker,
     failed: &Sender<String>,
 ) -> Result<JoinHandle<()>, Error> {
     let claim = &started.claim;
-    let (positions, cursors) = started.in_force.skipped.applied_to(&claim.positions, &claim.cursors);
+    let (positions, cursors) = started.in_force.beginning.applied_to(&claim.positions, &claim.cursors);
     let source = launch.sources.open(index, launch.settings.workers, &positions, &cursors)?;
     let streams = started.program.streams().len();
     let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
@@ -272,7 +283,7 @@ fn spawn_reader(
     })
 }
 
-fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, hold: Arc<AtomicBool>) -> Arc<Plan> {
+fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
     let program: Arc<dyn Program> = started.program.clone();
     let upload = Uploader {
         runtime: started.runtime.clone(),
@@ -296,9 +307,9 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, hold: A
         changed: started.changed,
         upload: Arc::new(upload),
         epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
-        force_first: started.changed || !started.in_force.skipped.positions.is_empty(),
+        force_first: started.changed || !started.in_force.beginning.positions.is_empty(),
         drain: launch.drain,
-        hold,
+        hold: launch.ends.hold.clone(),
         in_flight_max: IN_FLIGHT_MAX,
         now: started.stopwatch.clone(),
     })

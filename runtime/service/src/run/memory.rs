@@ -3,12 +3,13 @@
 //! A quarter of `memory.bytes_max` is divided in fixed shares among what is in flight and what is cached. What takes
 //! the rest has no share that could be kept: live rows, working copies, the program, what the allocator has not given
 //! back yet. So resident memory itself is looked at, which leaves nothing out, and the one thing is held back that
-//! makes all others grow: taking records in. From [`MemorySettings::pause_bytes`] on the sources wait until so much
-//! is committed and published that memory is below it again; what they have taken in by then needs the rest of the
-//! bound to be sealed, judged and published.
+//! makes all others grow: reading. From [`MemorySettings::pause_bytes`] on nothing is read until so much is committed
+//! that memory is below it again; what was taken in by then needs the rest of the bound to be sealed, judged and
+//! published.
 //!
-//! To wait for ever would be wrong: where live rows alone take more than the bound there is nothing to wait for. Then
-//! the sources go on in small steps, each of which is committed before the next, and the log says what to do.
+//! To wait for ever would be wrong: where live rows alone take so much there is nothing to wait for. Once nothing has
+//! been under way for a second, or memory has not fallen in a minute, the sources go on for a fifth of a second, and
+//! the log says what to do.
 
 use super::clock::Stopwatch;
 use super::gauges::Gauges;
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// How long memory is given to sink once nothing is under way, microseconds: the allocator returns it by then.
 const REST_US: u64 = 1_000_000;
+/// How long is waited for memory to fall while something is under way, microseconds: results of a model may be for
+/// hours.
+const PATIENCE_US: u64 = 60_000_000;
 /// How long a step lasts in which records are taken in although memory is short, microseconds.
 const STEP_US: u64 = 200_000;
 /// Between two looks: where memory is near, and where it is not. Records come at some megabytes in the shorter time.
@@ -60,7 +64,8 @@ impl MemoryWatch {
                 tracing::warn!(
                     resident,
                     bytes_max = self.settings.bytes_max,
-                    "live rows leave too little of memory.bytes_max: records are taken in slowly; raise it"
+                    "memory stays near its bound, mostly with live rows: records are taken in slowly; raise \
+                     memory.bytes_max"
                 );
             }
             let near = resident.is_some_and(|bytes| bytes >= self.settings.pause_bytes() / 2);
@@ -99,30 +104,34 @@ pub(super) struct MemoryBound {
     go_on_below: u64,
     waits: bool,
     quiet_since: Option<u64>,
+    waits_since: Option<u64>,
     step_until: Option<u64>,
 }
 
 impl MemoryBound {
     pub(super) fn new(settings: &MemorySettings) -> Self {
         let pause_at = settings.pause_bytes();
-        Self { pause_at, go_on_below: pause_at / 32 * 31, waits: false, quiet_since: None, step_until: None }
+        let go_on_below = pause_at / 32 * 31;
+        Self { pause_at, go_on_below, waits: false, quiet_since: None, waits_since: None, step_until: None }
     }
 
     /// What follows from what is seen.
     pub(super) fn room(&mut self, seen: Seen) -> Room {
+        let resident = seen.resident.unwrap_or(0);
+        let limit = if self.waits { self.go_on_below } else { self.pause_at };
+        if resident < limit {
+            (self.waits, self.quiet_since, self.waits_since, self.step_until) = (false, None, None, None);
+            return Room::Enough;
+        }
         match seen.under_way {
             true => self.quiet_since = None,
             false => drop(self.quiet_since.get_or_insert(seen.at)),
         }
-        let resident = seen.resident.unwrap_or(0);
-        let limit = if self.waits { self.go_on_below } else { self.pause_at };
-        if resident < limit {
-            (self.waits, self.step_until) = (false, None);
-            return Room::Enough;
-        }
-        if self.quiet_since.is_some_and(|since| seen.at.saturating_sub(since) >= REST_US) {
+        let waits_since = *self.waits_since.get_or_insert(seen.at);
+        let past = |since: u64, span: u64| seen.at.saturating_sub(since) >= span;
+        if self.quiet_since.is_some_and(|since| past(since, REST_US)) || past(waits_since, PATIENCE_US) {
+            (self.quiet_since, self.waits_since) = (None, None);
             self.step_until = Some(seen.at + STEP_US);
-            self.quiet_since = None;
         }
         self.waits = self.step_until.is_none_or(|until| seen.at >= until);
         if self.waits { Room::Wait } else { Room::Never }
@@ -170,6 +179,14 @@ mod tests {
         let rooms = rooms(&seen);
         assert_eq!(rooms[..4], [Room::Wait, Room::Wait, Room::Never, Room::Never]);
         assert_eq!(rooms[4..], [Room::Wait, Room::Wait, Room::Never]);
+    }
+
+    #[test]
+    fn memory_that_does_not_fall_is_not_waited_for_without_end_nor_does_an_idle_hour_count() {
+        let seen = [(FULL, true, 0), (FULL, true, PATIENCE_US - 1), (FULL, true, PATIENCE_US)];
+        assert_eq!(rooms(&seen), [Room::Wait, Room::Wait, Room::Never]);
+        let seen = [(0, false, 0), (FULL, false, 2 * REST_US)];
+        assert_eq!(rooms(&seen), [Room::Enough, Room::Wait]);
     }
 
     #[test]

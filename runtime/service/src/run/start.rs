@@ -16,7 +16,7 @@ use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOp
 use tidemill_connectors::store::SegmentCache;
 use tidemill_connectors::store::log::{newest_root, read_hint, read_root};
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{self, InForce, Skipped, models_in_force};
+use tidemill_core::commit::{self, Beginning, InForce, models_in_force};
 use tidemill_core::program::Program;
 use tidemill_core::source::SourceFactory;
 use tidemill_core::store::{Created, SharedStore, StoreError};
@@ -130,7 +130,7 @@ async fn claim_root(
     loop {
         let newest = newest_for(store, program).await?;
         let start =
-            InForce { program: program.id(), models: vec![model.clone()], skipped: Skipped::default() };
+            InForce { program: program.id(), models: vec![model.clone()], beginning: Beginning::default() };
         let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
         if let Some(newest) = &newest {
             follows(newest, &claim).map_err(Error::failed)?;
@@ -182,12 +182,15 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
     gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
-    let Some(skipped) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
-    skipped.gaps.iter().for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
+    let Some(beginning) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
+    beginning
+        .gaps
+        .iter()
+        .for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
     if let Some(before) = &before {
         runtime.block_on(delete_all(&store, &before.dropped));
     }
-    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model), skipped };
+    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model), beginning };
     let changed = in_force.program != claim.program || in_force.models != claim.models;
     let schemas: Arc<[TableSchema]> = program.tables().into();
     let snapshots = SnapshotOptions {
