@@ -284,7 +284,8 @@ impl Reader<'_> {
                     Ok(Checked::Number(bytes_max)) => bytes_max,
                     _ => u64::MAX,
                 };
-                (MemorySettings { bytes_max }.pinned_bytes() / 3).min(EPOCH_BYTES).into()
+                let bytes = (MemorySettings { bytes_max }.pinned_bytes() / 3).min(EPOCH_BYTES);
+                format!("{}MiB", bytes >> 20).into()
             }
         }
     }
