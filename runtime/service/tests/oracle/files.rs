@@ -1,4 +1,4 @@
-//! Reads a folder of JSON-lines files into records, up to the positions of a commit.
+//! Reads a folder of JSON-lines files into records, and a root with its `ai.*` tables into what it covers.
 
 use super::model::{Input, Record, Request, Row};
 use serde_json::Value;
@@ -77,56 +77,12 @@ pub fn read_all(folder: &Path) -> Vec<Record> {
     records
 }
 
-/// The positions that cover these records.
-pub fn positions(records: &[Record]) -> Positions {
-    let mut positions = Positions::new();
-    for record in records {
-        let next =
-            positions.entry(record.stream.clone()).or_default().entry(record.partition.clone()).or_default();
-        *next = (*next).max(record.offset + 1);
-    }
-    positions
-}
-
-/// The records of a folder below these positions.
-///
-/// # Panics
-/// If a position lies beyond what its file holds: then a commit covers what was never there.
-pub fn read(folder: &Path, positions: &Positions) -> Vec<Record> {
-    let all = read_all(folder);
-    let there = self::positions(&all);
-    let next = |from: &Positions, stream: &str, file: &str| {
-        from.get(stream).and_then(|files| files.get(file)).copied()
-    };
-    for (stream, files) in positions {
-        for (file, wanted) in files {
-            let lines = next(&there, stream, file).unwrap_or(0);
-            assert!(
-                *wanted <= lines,
-                "{stream} {file}: the position is {wanted}, the file has {lines} records"
-            );
-        }
-    }
-    all.into_iter()
-        .filter(|record| {
-            next(positions, &record.stream, &record.partition).is_some_and(|next| record.offset < next)
-        })
-        .collect()
-}
-
 fn text<'a>(row: &'a Row, column: &str) -> &'a str {
     row.get(column).and_then(Value::as_str).unwrap_or_else(|| panic!("no text in column {column} of {row:?}"))
 }
 
 fn request(row: &Row) -> Request {
     (text(row, "text_digest").to_string(), text(row, "model").to_string(), text(row, "version").to_string())
-}
-
-/// What a commit covers, from its root, the folder that was read and its `ai.*` tables.
-pub fn input_at(root: &Value, folder: &Path, embeddings: &[Row], failures: &[Row]) -> Input {
-    let positions: Positions =
-        serde_json::from_value(root["positions"].clone()).expect("positions of a root");
-    input_of(root, read(folder, &positions), embeddings, failures)
 }
 
 /// What a commit covers, from its root, the records below its positions and its `ai.*` tables.
