@@ -11,8 +11,9 @@ use oracle::traffic;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
-use support::broker::{Broker, STREAMS};
+use support::broker::{Broker, STREAMS, Truth};
 use support::fire::{Fire, call, send, under_fire};
+use support::held::Held;
 use support::mill::{Mill, succeeded};
 use support::slow::Slow;
 
@@ -81,4 +82,7 @@ fn a_store_that_takes_five_seconds_a_write_makes_the_lag_grow_and_not_the_memory
     let rows = tables.lines().find(|line| line.starts_with("raw.calls")).expect("the table");
     assert_eq!(rows.split_whitespace().nth(1), Some("9000"), "{tables}");
     succeeded(&mill.read(&["verify"]));
+    let mut truth = Truth::default();
+    truth.read_on(&broker);
+    Held::over(&mill, &truth.records).hold_drained();
 }
