@@ -15,8 +15,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::source::SourceError;
 
 /// Where the brokers are, and how to talk to them.
-#[derive(Clone, PartialEq, Default)]
+#[derive(Clone, PartialEq)]
 pub struct Connection {
+    /// The section of the settings that says so, for messages.
+    pub section: &'static str,
     /// Bootstrap servers.
     pub brokers: String,
     /// Properties of librdkafka.
@@ -25,8 +27,9 @@ pub struct Connection {
 
 /// Properties that are ours, each with what to do instead.
 const OURS: &[(&str, &str)] = &[
-    ("bootstrap.servers", "give the brokers with --kafka BROKERS"),
-    ("metadata.broker.list", "give the brokers with --kafka BROKERS"),
+    ("bootstrap.servers", "the brokers have a setting of their own, `brokers`"),
+    ("metadata.broker.list", "the brokers have a setting of their own, `brokers`"),
+    ("transactional.id", "set sink.transactional_id"),
     ("group.id", "set kafka.group"),
     ("auto.offset.reset", "offsets are always explicit, and what is gone is never skipped in silence"),
     ("enable.auto.commit", "positions are part of each commit of the store"),
@@ -48,7 +51,8 @@ impl Connection {
         fixed: &[(&str, &str)],
     ) -> Result<ClientConfig, SourceError> {
         if let Some((name, instead)) = OURS.iter().find(|(name, _)| self.properties.contains_key(*name)) {
-            return Err(SourceError(format!("kafka.properties.{name} cannot be set: {instead}")));
+            let section = self.section;
+            return Err(SourceError(format!("{section}.properties.{name} cannot be set: {instead}")));
         }
         let mut config = ClientConfig::new();
         config.set("client.id", "tidemill").set_log_level(RDKafkaLogLevel::Info);
@@ -64,24 +68,35 @@ impl Connection {
         }
         Ok(config)
     }
+
+    /// What is wrong with a client's configuration, for people.
+    pub fn refused(&self, error: &KafkaError) -> SourceError {
+        let section = self.section;
+        let KafkaError::ClientConfig(_, why, name, value) = error else {
+            return SourceError(format!(
+                "the Kafka client cannot be made: {error}; check {section}.properties"
+            ));
+        };
+        let mut message = format!("{section}.properties.{name} = {value:?}: {why}");
+        if cfg!(not(feature = "tls"))
+            && (name.starts_with("ssl.") || why.contains("OpenSSL") || why.contains("SSL"))
+        {
+            message.push_str(
+                "; this binary was built without TLS: build it with `cargo build --release --features tls` (which \
+                 needs OpenSSL's headers)",
+            );
+        }
+        SourceError(message)
+    }
 }
 
-/// What is wrong with a client's configuration, for people.
-pub fn refused(error: &KafkaError) -> SourceError {
-    let KafkaError::ClientConfig(_, why, name, value) = error else {
-        return SourceError(format!("the Kafka client cannot be made: {error}; check kafka.properties"));
-    };
-    let mut message = format!("kafka.properties.{name} = {value:?}: {why}");
-    if cfg!(not(feature = "tls"))
-        && (name.starts_with("ssl.") || why.contains("OpenSSL") || why.contains("SSL"))
-    {
-        message.push_str(
-            "; this binary was built without TLS: build it with `cargo build --release --features tls` (which \
-             needs OpenSSL's headers)",
-        );
+/// No brokers yet, of the sources.
+impl Default for Connection {
+    fn default() -> Self {
+        Self { section: "kafka", brokers: String::new(), properties: BTreeMap::new() }
     }
-    SourceError(message)
 }
+
 
 /// Passes the client's own log on.
 #[derive(Clone, Copy, Default, Debug)]

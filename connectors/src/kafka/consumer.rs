@@ -1,7 +1,7 @@
 //! What our consumers are told: as little as may be wrong, and nothing that lets them choose an offset.
 
 use super::KafkaOptions;
-use super::client::{Quiet, refused};
+use super::client::Quiet;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::BaseConsumer;
 use tidemill_core::source::SourceError;
@@ -51,7 +51,7 @@ pub(super) fn consumer(options: &KafkaOptions, workers: usize) -> Result<BaseCon
     let sizes: Vec<(&str, &str)> = sizes.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let fixed = [FIXED, &[("group.id", options.group.as_str())]].concat();
     let config = options.connection.config(&[DEFAULTS, &sizes].concat(), &fixed)?;
-    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))
+    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| options.connection.refused(&error))
 }
 
 /// A consumer that is asked once whether anything follows a position.
@@ -59,7 +59,7 @@ pub(super) fn asker(options: &KafkaOptions) -> Result<BaseConsumer<Quiet>, Sourc
     let fixed = [FIXED, &[("group.id", options.group.as_str()), ("enable.partition.eof", "true")]].concat();
     let small = [("queued.max.messages.kbytes", "1024"), ("fetch.max.bytes", "1048576")];
     let config = options.connection.config(&[DEFAULTS, &small].concat(), &fixed)?;
-    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| refused(&error))
+    BaseConsumer::from_config_and_context(&config, Quiet).map_err(|error| options.connection.refused(&error))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Kafka: topics as sources, and the producer that fills them.
+//! Kafka: topics as sources, the producer that fills them, and the sink for tables.
 //!
 //! ```text
 //!  KafkaFactory ── begin ── watch: is every topic there, and all that is to be read next?
@@ -26,14 +26,16 @@ mod consumer;
 mod identity;
 mod producer;
 mod resume;
+mod sink;
 mod source;
 mod topics;
 mod watch;
 
 pub use client::Connection;
 pub use producer::{Delivered, Failure, Outgoing, Producer, Stopwatch};
+pub use sink::{ChangeRecord, GoOn, SinkClient, SinkOptions, SinkProducer};
 pub use source::KafkaSource;
-pub use topics::{Ensured, ensure, held};
+pub use topics::{Ensured, Wanted, ensure, held};
 
 use crate::kafka::resume::{Cursor, Lost, Plan};
 use crate::kafka::watch::{Look, Looker, Shared, Watching};

@@ -13,7 +13,7 @@
 //! librdkafka's own default counts an empty key as a key. A null value or key stays null and an empty one
 //! stays empty.
 
-use super::client::{Connection, Quiet, refused};
+use super::client::{Connection, Quiet};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -207,7 +207,7 @@ impl Producer {
             heard_at: AtomicU64::new(stopwatch()),
             stopwatch,
         };
-        let inner = config.create_with_context(receipts).map_err(|error| refused(&error))?;
+        let inner = config.create_with_context(receipts).map_err(|error| connection.refused(&error))?;
         Ok(Self { inner, connection, value_bytes_max: bytes.unwrap_or(1_000_000) })
     }
 
@@ -341,7 +341,11 @@ mod tests {
 
     fn producer(properties: &[(&str, &str)]) -> Result<Producer, SourceError> {
         let properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string()));
-        let connection = Connection { brokers: "127.0.0.1:1".into(), properties: properties.collect() };
+        let connection = Connection {
+            brokers: "127.0.0.1:1".into(),
+            properties: properties.collect(),
+            ..Connection::default()
+        };
         Producer::new(connection, Arc::new(|| 0))
     }
 

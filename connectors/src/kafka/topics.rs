@@ -4,7 +4,7 @@
 //! does not lets a producer wait for ever. So they are looked at before anything is sent, in a way that
 //! makes none, and what is missing is made with the partitions that were asked for.
 
-use super::client::{Quiet, refused};
+use super::client::Quiet;
 use super::producer::Producer;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,6 +20,15 @@ const ANSWER: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(200);
 /// "As many as the broker is configured to give."
 const BY_BROKER: i32 = -1;
+
+/// What a topic is to be that must be made.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Wanted<'a> {
+    /// How many partitions it gets; `None`: as many as the brokers give.
+    pub partitions: Option<i32>,
+    /// Its own settings, beside those of the brokers.
+    pub config: &'a [(&'a str, &'a str)],
+}
 
 /// A topic that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -48,7 +57,7 @@ enum Look {
 pub fn ensure(
     producer: &Producer,
     topics: &[&str],
-    partitions: Option<i32>,
+    wanted: Wanted<'_>,
     waiting: &mut dyn FnMut(&str) -> bool,
 ) -> Result<Option<Vec<Ensured>>, SourceError> {
     let mut ensured = Vec::new();
@@ -58,7 +67,7 @@ pub fn ensure(
             let why = match look(producer, topic)? {
                 Look::There(partitions) => break partitions,
                 Look::Missing if created => "the topic was made and is not to be seen yet".to_string(),
-                Look::Missing => match create(producer, topic, partitions.unwrap_or(BY_BROKER))? {
+                Look::Missing => match create(producer, topic, wanted)? {
                     None => {
                         created = true;
                         continue;
@@ -137,10 +146,14 @@ fn passes(error: &KafkaError) -> bool {
 }
 
 /// Makes a topic; why it must be tried again, if it must.
-fn create(producer: &Producer, topic: &str, partitions: i32) -> Result<Option<String>, SourceError> {
+fn create(producer: &Producer, topic: &str, wanted: Wanted<'_>) -> Result<Option<String>, SourceError> {
     let config = producer.connection.config(&[], &[])?;
-    let admin: AdminClient<Quiet> = config.create_with_context(Quiet).map_err(|error| refused(&error))?;
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(BY_BROKER));
+    let admin = config.create_with_context(Quiet);
+    let admin: AdminClient<Quiet> = admin.map_err(|error| producer.connection.refused(&error))?;
+    let mut new = NewTopic::new(topic, wanted.partitions.unwrap_or(BY_BROKER), TopicReplication::Fixed(BY_BROKER));
+    for (name, value) in wanted.config {
+        new = new.set(name, value);
+    }
     let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
     let failed = |error: &dyn std::fmt::Display| {
         SourceError(format!(

@@ -5,7 +5,7 @@
 //! the partitions to read (new ones come behind, none ever goes), the lag, what is waited for, and why all
 //! must stop. The offsets that it commits for the group are for people to watch; nothing reads them back.
 
-use super::client::{Complaints, is_refusal, refused};
+use super::client::{Complaints, is_refusal};
 use super::identity::topic_ids;
 use super::resume::{Assigned, Bounds, Plan};
 use super::{ANSWER, KafkaOptions, cursor};
@@ -65,7 +65,7 @@ impl Looker {
         let config = options.connection.config(super::consumer::DEFAULTS, &fixed)?;
         let complaints = Complaints::default();
         let consumer = BaseConsumer::from_config_and_context(&config, complaints.clone());
-        let consumer = consumer.map_err(|error| refused(&error))?;
+        let consumer = consumer.map_err(|error| options.connection.refused(&error))?;
         let streams = options.streams.iter().map(|stream| stream.name.clone()).collect();
         Ok(Self { consumer, complaints, topics, brokers: options.connection.brokers.clone(), streams })
     }

@@ -116,16 +116,29 @@ impl Fold {
         context: &FoldContext<'_>,
         epochs: impl IntoIterator<Item = EpochSegments<'a>>,
     ) -> Result<Self, LakeError> {
-        let tables = context.schemas.iter().map(|_| TableFold::default()).collect();
-        let mut fold = Self { segments: Vec::new(), tables };
+        let mut fold = Self::empty(context);
         for epoch in epochs {
-            let first = fold.segments.len();
-            fold.segments.extend(epoch.segments.iter().cloned());
-            for table in 0..context.schemas.len() {
-                fold.take_table(context, epoch.epoch, table, first)?;
-            }
+            fold.extend(context, epoch, 0..context.schemas.len())?;
         }
         Ok(fold)
+    }
+
+    /// The fold of no epoch.
+    pub fn empty(context: &FoldContext<'_>) -> Self {
+        let tables = context.schemas.iter().map(|_| TableFold::default()).collect();
+        Self { segments: Vec::new(), tables }
+    }
+
+    /// Folds one more epoch, of some tables: always the same ones. Where it fails, the fold is of no use any more.
+    pub fn extend(
+        &mut self,
+        context: &FoldContext<'_>,
+        epoch: EpochSegments<'_>,
+        tables: impl IntoIterator<Item = usize>,
+    ) -> Result<(), LakeError> {
+        let first = self.segments.len();
+        self.segments.extend(epoch.segments.iter().cloned());
+        tables.into_iter().try_for_each(|table| self.take_table(context, epoch.epoch, table, first))
     }
 
     /// The sections of a table, with their segments' numbers.

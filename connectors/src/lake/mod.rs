@@ -18,10 +18,11 @@
 //! 3. *A publication is whole.* It names every table, changed or not, and all at the same epoch.
 //!
 //! [`Snapshot`] is the reader: the newest publication at or before an epoch, changed by the segments
-//! after it. [`verify`] checks that what a root names is there and fits together.
+//! after it. [`Changelog`] reads what commits changed, one after the other. [`verify`] checks that what a root names is there and fits together.
 //!
 //! All of it blocks, on a thread that is not an async runtime's: I/O goes through the handle of one.
 
+mod changelog;
 mod commit;
 mod compact;
 mod data_file;
@@ -32,6 +33,7 @@ mod fold;
 mod index;
 mod io;
 mod layout;
+mod lookup;
 mod publisher;
 mod schema;
 mod segments;
@@ -39,6 +41,7 @@ mod snapshot;
 mod texts;
 mod verify;
 
+pub use changelog::{Changelog, ChangelogOptions};
 pub use layout::{epoch_of, generation_of};
 pub use publisher::{LakeOptions, LakePublisher, PublishStats};
 pub use segments::{BodyCache, SegmentBytes, stored_segments};

@@ -14,7 +14,7 @@ use super::{LakeError, unusable};
 use arrow::array::{Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use tidemill_core::program::Extract;
 use tidemill_core::segment::decode_bodies;
 use tidemill_types::{Digest, Kind, SegmentRef, Text, Value};
@@ -29,9 +29,26 @@ pub(super) trait Lake: Sync {
 
 /// The bodies in the fold's segments: in memory while they are few, else where they stand.
 #[derive(Default)]
-struct FoldBodies {
+pub(super) struct FoldBodies {
     loaded: HashMap<Digest, Bytes>,
     segment: HashMap<Digest, u32>,
+}
+
+/// Bodies of a fold that is made for one use, or of one that grows.
+enum Bodies<'a> {
+    Own(FoldBodies),
+    Lent(&'a FoldBodies),
+}
+
+impl Deref for Bodies<'_> {
+    type Target = FoldBodies;
+
+    fn deref(&self) -> &FoldBodies {
+        match self {
+            Bodies::Own(bodies) => bodies,
+            Bodies::Lent(bodies) => bodies,
+        }
+    }
 }
 
 /// Makes the texts of rows.
@@ -42,7 +59,7 @@ pub(super) struct Texts<'a> {
     lake: &'a dyn Lake,
     extract: &'a dyn Extract,
     cache: Option<&'a BodyCache>,
-    bodies: FoldBodies,
+    bodies: Bodies<'a>,
 }
 
 /// A body that is needed, and what for.
@@ -73,8 +90,21 @@ impl<'a> Texts<'a> {
         cache: Option<&'a BodyCache>,
         bytes_max: usize,
     ) -> Result<Self, LakeError> {
-        let bodies = FoldBodies::load(context, fold, cache, bytes_max)?;
+        let bodies = Bodies::Own(FoldBodies::load(context, fold, cache, bytes_max)?);
         Ok(Self { io, context, fold, lake, extract, cache, bodies })
+    }
+
+    /// As [`Texts::new`], where the bodies of the fold are listed already.
+    pub fn with(
+        io: &'a Io,
+        context: &'a FoldContext<'a>,
+        fold: &'a Fold,
+        lake: &'a dyn Lake,
+        extract: &'a dyn Extract,
+        cache: Option<&'a BodyCache>,
+        bodies: &'a FoldBodies,
+    ) -> Self {
+        Self { io, context, fold, lake, extract, cache, bodies: Bodies::Lent(bodies) }
     }
 
     /// The texts of rows of one table, by their handles.
@@ -319,6 +349,17 @@ fn matching(batch: &RecordBatch, row: usize, digest: Option<Digest>) -> Option<&
 }
 
 impl FoldBodies {
+    /// Lists the bodies of the fold's segments from a number on, and loads none.
+    pub fn list(&mut self, context: &FoldContext<'_>, fold: &Fold, from: usize) -> Result<(), LakeError> {
+        for (number, segment) in fold.segments.iter().enumerate().skip(from) {
+            if let Some(section) = &segment.bodies {
+                let digests = body_digests(&context.bytes(segment)?, section)?;
+                self.segment.extend(digests.into_iter().map(|digest| (digest, number as u32)));
+            }
+        }
+        Ok(())
+    }
+
     fn load(
         context: &FoldContext<'_>,
         fold: &Fold,

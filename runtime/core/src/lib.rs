@@ -25,6 +25,7 @@ pub mod program;
 pub mod reader;
 pub mod seal;
 pub mod segment;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod view;

@@ -7,7 +7,7 @@ use super::App;
 use super::app::{Keyed, Keying};
 use crate::Error;
 use crate::config::{KafkaSettings, Settings};
-use tidemill_connectors::kafka::{Connection, Ensured, Outgoing, Producer, ensure};
+use tidemill_connectors::kafka::{Connection, Ensured, Outgoing, Producer, Wanted, ensure};
 use tidemill_core::source::{RawValue, StreamSpec};
 
 /// A producer that knows a program's streams.
@@ -32,7 +32,7 @@ impl Outlet {
         let streams = program.streams();
         let topics = topics(&streams, &settings.kafka)?;
         let properties = settings.kafka.properties.clone();
-        let connection = Connection { brokers: brokers.clone(), properties };
+        let connection = Connection { brokers: brokers.clone(), properties, ..Connection::default() };
         let producer = Producer::new(connection, crate::run::stopwatch())?;
         Ok(Self { producer, brokers, streams, topics, keying })
     }
@@ -56,7 +56,7 @@ impl Outlet {
         waiting: &mut dyn FnMut(&str) -> bool,
     ) -> Result<Option<Vec<Ensured>>, Error> {
         let topics: Vec<&str> = streams.iter().filter_map(|stream| self.topic(*stream)).collect();
-        Ok(ensure(&self.producer, &topics, partitions, waiting)?)
+        Ok(ensure(&self.producer, &topics, Wanted { partitions, config: &[] }, waiting)?)
     }
 
     /// Sends a line of a stream that has a topic. `false`: the queue is full and `waiting` gave up.

@@ -53,6 +53,8 @@ pub enum Fallback {
     Cores,
     /// Ten times `lake.interval`, at least a minute.
     TenLakeIntervals,
+    /// `store.retention`.
+    Retention,
     /// 32 MiB, or less where three of them would not fit in what `memory.bytes_max` has for bodies that are not
     /// committed.
     ThirdOfPinned,
@@ -141,6 +143,37 @@ pub const KEYS: &[Key] = &[
         Kind::Duration,
         Fallback::TenLakeIntervals,
         "How far publication may lag before the sources pause",
+    ),
+    key(
+        "sink.topics.*",
+        Kind::Scalar,
+        Fallback::Unset,
+        "The topic that the changelog of a table [its name] is sent to",
+    ),
+    key("sink.brokers", Kind::Text, Fallback::Unset, "The brokers of these topics [kafka.brokers]"),
+    key(
+        "sink.properties.*",
+        Kind::Scalar,
+        Fallback::Unset,
+        "Any property of librdkafka for the sink [with kafka.brokers, kafka.properties]",
+    ),
+    key(
+        "sink.transactional_id",
+        Kind::Text,
+        Fallback::Unset,
+        "The id of the sink's transactions [made from the store's address]",
+    ),
+    key(
+        "sink.partitions",
+        Kind::Count { min: 1, max: 100_000 },
+        Fallback::Unset,
+        "Partitions of topics that the sink makes [as the brokers are set]",
+    ),
+    key(
+        "sink.lag_max",
+        Kind::Duration,
+        Fallback::Retention,
+        "How long a commit may wait before the sink stops with an error [store.retention]",
     ),
     key(
         "memory.bytes_max",

@@ -23,7 +23,7 @@ pub use layers::{ENV_PREFIX, Entry, Layer, Origin};
 pub use near::nearest;
 pub use settings::{
     EpochSettings, KafkaSettings, LakeSettings, Line, LogSettings, MemorySettings, ModelSettings, Resolved,
-    Settings, Sources, StoreSettings, address_is_local, resolve,
+    Settings, SinkSettings, Sources, StoreSettings, address_is_local, resolve,
 };
 pub use values::{parse_bytes, parse_duration};
 

@@ -22,6 +22,8 @@ pub struct Settings {
     pub epoch: EpochSettings,
     /// When tables are published.
     pub lake: LakeSettings,
+    /// Which tables are sent to Kafka.
+    pub sink: SinkSettings,
     /// How memory is bounded.
     pub memory: MemorySettings,
     /// The model.
@@ -93,6 +95,33 @@ pub struct LakeSettings {
     pub lag_max: Duration,
 }
 
+/// `sink.*`
+#[derive(Clone, PartialEq, Default)]
+pub struct SinkSettings {
+    /// Topics by table, as people spelt it: dots may stand as `_`.
+    pub topics: BTreeMap<String, String>,
+    /// Bootstrap servers, where they are not those of the sources.
+    pub brokers: Option<String>,
+    /// Properties of librdkafka.
+    pub properties: BTreeMap<String, String>,
+    /// The id of transactions, where it is not made from the store's address.
+    pub transactional_id: Option<String>,
+    /// Partitions of topics that are made.
+    pub partitions: Option<u64>,
+    /// How long a commit may wait.
+    pub lag_max: Duration,
+}
+
+/// Values that may be secrets are left out.
+impl fmt::Debug for SinkSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("SinkSettings");
+        shown.field("topics", &self.topics).field("brokers", &self.brokers);
+        shown.field("properties", &self.properties.keys()).field("partitions", &self.partitions);
+        shown.field("transactional_id", &self.transactional_id).field("lag_max", &self.lag_max).finish()
+    }
+}
+
 /// `memory.*`: one bound of all that the process holds. A quarter is split in fixed shares among what is in flight
 /// and what is cached; the rest is for what has no share: live rows, working copies, the program itself.
 #[derive(Clone, PartialEq, Debug)]
@@ -124,6 +153,11 @@ impl MemorySettings {
 
     /// The cache of segments: 1/32.
     pub fn segment_cache_bytes(&self) -> u64 {
+        self.bytes_max / 32
+    }
+
+    /// What a Kafka sink has on its way to brokers, where there is one: 1/32.
+    pub fn sink_bytes(&self) -> u64 {
         self.bytes_max / 32
     }
 
@@ -276,6 +310,10 @@ impl Reader<'_> {
                 let lag = (interval.unwrap_or_default() * 10).max(Duration::from_secs(60));
                 format!("{}s", lag.as_secs()).into()
             }
+            Fallback::Retention => {
+                let retention = self.lines.iter().find(|line| line.key == "store.retention");
+                retention.map_or(Value::Null, |line| line.value.clone())
+            }
             Fallback::ThirdOfPinned => {
                 // A value that is no size is complained about where it is read.
                 let key = found("memory.bytes_max");
@@ -355,6 +393,20 @@ impl Reader<'_> {
         Ok(KafkaSettings { brokers, topics, group, properties })
     }
 
+    fn sink(&mut self) -> Result<SinkSettings, ConfigError> {
+        let topics = self.chosen("sink.topics.*")?;
+        let brokers = self.text("sink.brokers")?;
+        let properties = self.chosen("sink.properties.*")?;
+        let properties = properties.into_iter().map(|(name, value)| (property_name(&name), value)).collect();
+        let transactional_id = self.text("sink.transactional_id")?;
+        let partitions = match self.read("sink.partitions")? {
+            Some(Checked::Number(n)) => Some(n),
+            _ => None,
+        };
+        let lag_max = self.span("sink.lag_max")?;
+        Ok(SinkSettings { topics, brokers, properties, transactional_id, partitions, lag_max })
+    }
+
     fn settings(&mut self, program: Value) -> Result<Settings, ConfigError> {
         Ok(Settings {
             workers: self.number("workers")? as usize,
@@ -366,6 +418,7 @@ impl Reader<'_> {
                 bytes_max: self.number("epoch.bytes_max")?,
             },
             lake: LakeSettings { interval: self.span("lake.interval")?, lag_max: self.span("lake.lag_max")? },
+            sink: self.sink()?,
             memory: MemorySettings { bytes_max: self.number("memory.bytes_max")? },
             model: ModelSettings {
                 name: self.text("model.name")?.unwrap_or_default(),
@@ -403,6 +456,12 @@ fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
     }
     if settings.lake.lag_max < settings.lake.interval {
         return wrong("lake.lag_max", "must not be shorter than lake.interval".into());
+    }
+    if settings.sink.lag_max > settings.store.retention {
+        return wrong(
+            "sink.lag_max",
+            "must not be longer than store.retention: the log holds what the sink lacks no longer than that".into(),
+        );
     }
     Ok(())
 }

@@ -57,6 +57,7 @@ impl Collector for Run {
         sources(&mut page, &measured)?;
         log_and_lake(&mut page, &measured)?;
         tables(&mut page, &measured)?;
+        sink(&mut page, &measured)?;
         model(&mut page, &measured)?;
         store(&mut page, &self.gauges.store)?;
         memory(&mut page, &measured)
@@ -175,17 +176,31 @@ fn log_and_lake(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
 fn tables(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
     let rows = measured.tables.iter().map(|(table, (rows, _))| ([("table", table.as_str())], *rows));
     page.gauges("table_rows", "Rows of a table at the newest commit.", rows)?;
+    let of = |table, view| [("table", table), ("view", view)];
     let behind = measured.tables.iter().flat_map(|(table, (_, lake))| {
-        let of = |view| [("table", table.as_str()), ("view", view)];
-        [(of("log"), measured.log_behind), (of("lake"), *lake)]
+        [(of(table.as_str(), "log"), measured.log_behind), (of(table.as_str(), "lake"), *lake)]
+    });
+    let sink = measured.sink.iter().flat_map(|sink| {
+        sink.tables.iter().map(move |table| (of(table.as_str(), "sink"), sink.behind))
     });
     page.gauges(
         "table_behind_seconds",
         "How old the oldest is that a view of a table lacks, 0 if it lacks nothing. Of `log`: the oldest record \
          that is taken in and not committed, of all tables alike. Of `lake`: the oldest committed change of the \
-         table that no publication holds which a commit names.",
-        behind,
+         table that no publication holds which a commit names. Of `sink`: the oldest commit that may be missing in \
+         the topics, of all tables alike.",
+        behind.chain(sink),
     )
+}
+
+fn sink(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
+    let Some(sink) = &measured.sink else { return Ok(()) };
+    let epoch = sink.epoch.map(|epoch| ([("", ""); 0], epoch));
+    page.gauges("sink_epoch", "The epoch up to which everything is in the topics of tables.", epoch)?;
+    page.counter("sink_records", "Records sent to topics since the start of the process.", sink.records)?;
+    page.gauge("sink_waiting", "1 while something keeps the sink; /readyz says what.", sink.waiting.into())?;
+    let help = "1 after the sink has stopped with an error; the run goes on without it. /readyz says why.";
+    page.gauge("sink_stopped", help, sink.stopped.into())
 }
 
 fn model(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {

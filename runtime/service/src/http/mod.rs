@@ -132,7 +132,14 @@ async fn healthz(State(asked): State<Arc<Asked>>) -> Response {
 }
 
 async fn readyz(State(asked): State<Arc<Asked>>) -> Response {
-    one_line(asked.gauges.ready())
+    match (asked.gauges.ready(), asked.gauges.sink_trouble()) {
+        // The sink holds nothing else up, so it does not make a run unready.
+        (Ok(()), Some(trouble)) => {
+            let trouble = trouble.lines().collect::<Vec<_>>().join(" ");
+            text(StatusCode::OK, &format!("ok, but not the sink: {trouble}"))
+        }
+        (state, _) => one_line(state),
+    }
 }
 
 async fn metrics(State(asked): State<Arc<Asked>>) -> Response {

@@ -6,7 +6,8 @@ use super::ages::Ages;
 use super::clock::parse_ms;
 use super::counted::StoreRequests;
 use super::health::{Health, Phase};
-use super::measured::{Durations, Measured};
+use super::measured::{Durations, Measured, MeasuredSink};
+use super::newest::Newest;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +35,8 @@ pub struct Gauges {
     pub store: StoreRequests,
     /// How long commits and publications take.
     pub durations: Durations,
+    /// The newest commit.
+    pub newest: Newest,
     inner: Mutex<Inner>,
 }
 
@@ -73,6 +76,19 @@ struct Inner {
     sources: Standing,
     held: Held,
     held_most: Held,
+    sink: Option<SinkStands>,
+}
+
+/// Where the Kafka sink stands.
+#[derive(Default)]
+struct SinkStands {
+    tables: Vec<String>,
+    epoch: Option<Epoch>,
+    unsent_ms: Option<i64>,
+    needs_from: Option<Epoch>,
+    records: u64,
+    waiting: Option<String>,
+    stopped: Option<String>,
 }
 
 /// Why the sources wait.
@@ -179,6 +195,7 @@ impl Gauges {
 
     /// Rows that are there at the start.
     pub fn start(&self, root: &Root, rows: BTreeMap<String, i64>) {
+        self.newest.set(root);
         let mut inner = self.inner();
         inner.generation = root.generation;
         inner.epoch = root.epoch;
@@ -255,6 +272,7 @@ impl Gauges {
 
     /// A root is committed, at this time of the run's stopwatch.
     pub fn committed(&self, root: &Root, at: u64) {
+        self.newest.set(root);
         let mut inner = self.inner();
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
@@ -359,6 +377,58 @@ impl Gauges {
         inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
+    /// A Kafka sink of these tables begins; where it stands is not known yet.
+    pub fn sink_begins(&self, tables: Vec<String>, now_ms: i64) {
+        self.inner().sink = Some(SinkStands {
+            tables,
+            unsent_ms: Some(now_ms),
+            needs_from: Some(0),
+            ..SinkStands::default()
+        });
+    }
+
+    /// What the sink has sent, since when the oldest commit waits that it lacks, and from where on it needs the log.
+    pub fn sink_stands(&self, epoch: Option<Epoch>, unsent_ms: Option<i64>, needs_from: Option<Epoch>) {
+        self.of_sink(|sink| {
+            (sink.epoch, sink.unsent_ms) = (epoch, unsent_ms);
+            sink.needs_from = needs_from.or(sink.needs_from);
+        });
+    }
+
+    /// The sink has sent so many more records.
+    pub fn sink_sent(&self, records: u64) {
+        self.of_sink(|sink| sink.records += records);
+    }
+
+    /// What keeps the sink, or that nothing does.
+    pub fn sink_waits(&self, why: Option<String>) {
+        self.of_sink(|sink| sink.waiting = why);
+    }
+
+    /// The sink has left, with an error if it stopped.
+    pub fn sink_ended(&self, stopped: Option<String>) {
+        self.of_sink(|sink| (sink.waiting, sink.stopped, sink.needs_from) = (None, stopped, None));
+    }
+
+    /// The oldest commit as of which tables must stay readable for the sink; `None`: there is none that runs. Before
+    /// its progress is read it may need all that there is.
+    pub fn sink_needs_from(&self) -> Option<Epoch> {
+        self.inner().sink.as_ref().and_then(|sink| sink.needs_from)
+    }
+
+    /// What is to be said of the sink where the run itself is well.
+    pub fn sink_trouble(&self) -> Option<String> {
+        let inner = self.inner();
+        let sink = inner.sink.as_ref()?;
+        sink.stopped.clone().or(sink.waiting.clone())
+    }
+
+    fn of_sink(&self, change: impl FnOnce(&mut SinkStands)) {
+        if let Some(sink) = &mut self.inner().sink {
+            change(sink);
+        }
+    }
+
     /// What the metrics say; `at` is the time of the run's stopwatch and `now_ms` that of the day.
     pub fn measured(&self, at: u64, now_ms: i64) -> Measured {
         let inner = self.inner();
@@ -389,6 +459,14 @@ impl Gauges {
             pending: (read(&self.pending), read(&self.in_flight)),
             results: inner.results,
             held: inner.held,
+            sink: inner.sink.as_ref().map(|sink| MeasuredSink {
+                tables: sink.tables.clone(),
+                epoch: sink.epoch,
+                behind: sink.unsent_ms.map_or(0.0, |then| since(now_ms, then, 1e3)),
+                records: sink.records,
+                waiting: sink.waiting.is_some(),
+                stopped: sink.stopped.is_some(),
+            }),
         }
     }
 

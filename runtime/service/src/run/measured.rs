@@ -66,4 +66,23 @@ pub struct Measured {
     pub results: u64,
     /// What owners hold now.
     pub held: Held,
+    /// The Kafka sink, if there is one.
+    pub sink: Option<MeasuredSink>,
+}
+
+/// Where the Kafka sink stands.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MeasuredSink {
+    /// Its tables.
+    pub tables: Vec<String>,
+    /// The epoch up to which everything is in the topics, once that is known.
+    pub epoch: Option<Epoch>,
+    /// Age of the oldest commit that may be missing there, seconds; 0 if none is.
+    pub behind: f64,
+    /// Records sent.
+    pub records: u64,
+    /// Whether something keeps it.
+    pub waiting: bool,
+    /// Whether it has stopped with an error.
+    pub stopped: bool,
 }

@@ -22,9 +22,12 @@ mod gauges;
 mod health;
 mod measured;
 mod memory;
+mod newest;
 mod publishing;
 mod recompute;
 mod recomputing;
+mod sink_plan;
+mod sinking;
 mod sources;
 mod start;
 mod uploading;
@@ -33,8 +36,9 @@ pub use clock::{Stopwatch, now_ms, now_rfc3339, stopwatch};
 pub use counted::{OPERATIONS, OUTCOMES, Requests, StoreRequests};
 pub use gauges::{Gauges, Held, Paused, Shown, percentile};
 pub use health::Phase;
-pub use measured::{Durations, Measured};
+pub use measured::{Durations, Measured, MeasuredSink};
 pub use memory::resident_bytes;
+pub use newest::Newest;
 pub use recomputing::recompute;
 pub use uploading::segment_epoch;
 
@@ -43,6 +47,7 @@ use crate::cli::{Progress, RunSettings, RunSummary, Until};
 use crate::config::ModelSettings;
 use counted::Counted;
 use edge::Edge;
+use sinking::SinkHandle;
 use start::Started;
 use std::collections::VecDeque;
 use std::net::TcpListener;
@@ -58,6 +63,7 @@ use tidemill_core::model::{Inference, Model};
 use tidemill_core::program::Program;
 use tidemill_core::reader;
 use tidemill_core::source::SourceFactory;
+use tidemill_core::store::Store;
 use tidemill_gpu::{InferenceService, Lexical, Options};
 
 /// How often a run reports its progress and looks for signals.
@@ -217,6 +223,7 @@ fn run_wired(
     tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
     let store = Arc::new(Counted { store, gauges: gauges.clone(), stopwatch: stopwatch.clone() });
     let sources = sources::open(options, &*program, &gauges)?;
+    let sink = sink_plan::plan(settings, &*program, store.location(), &stopwatch)?;
     let inference = inference(options, runtime)?;
     let bodies = BodyCache::new(settings.memory.body_cache_bytes());
     let claimed = start::claim(start::Claiming {
@@ -246,6 +253,8 @@ fn run_wired(
             drain,
         },
     )?;
+    let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan)).transpose();
+    let sink = sink.inspect_err(|_| edge.abort())?;
     let watch = Watch {
         options,
         stop,
@@ -254,8 +263,10 @@ fn run_wired(
         gauges: started.gauges.clone(),
         sources: &*sources,
         bodies,
+        sink,
         rates: VecDeque::new(),
         leaving: false,
+        torn: false,
         looked_at: 0,
     };
     watch.until_the_end(edge, started)
@@ -276,8 +287,11 @@ struct Watch<'a> {
     gauges: Arc<Gauges>,
     sources: &'a dyn SourceFactory,
     bodies: BodyCache,
+    sink: Option<SinkHandle>,
     rates: VecDeque<(u64, u64, u64)>,
     leaving: bool,
+    /// Whether the run leaves at once.
+    torn: bool,
     /// See [`Watch::look_at_times`], microseconds of the stopwatch.
     looked_at: u64,
 }
@@ -306,6 +320,7 @@ impl Watch<'_> {
                 self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 self.ends.stop.store(true, Ordering::Release);
+                self.torn = true;
                 edge.abort();
             }
             self.pass_on_drain();
@@ -318,6 +333,9 @@ impl Watch<'_> {
             self.look_at_times(&edge, &started);
         }
         self.ends.stop.store(true, Ordering::Release);
+        if let Err(error) = self.finish_sink() {
+            failed.get_or_insert(error);
+        }
         let torn = edge.join();
         self.report();
         drop(started);
@@ -325,6 +343,21 @@ impl Watch<'_> {
             Some(error) => Err(Error::Failed(error)),
             None => Ok(self.summary()),
         }
+    }
+
+    /// Everything is committed: waits until the sink has sent it. An error: it stopped.
+    fn finish_sink(&mut self) -> Result<(), String> {
+        let Some(sink) = self.sink.take() else { return Ok(()) };
+        if self.torn {
+            sink.leave();
+        }
+        while !sink.has_left() {
+            let stopped = self.stop.load(Ordering::Acquire);
+            sink.finish(!stopped && !matches!(self.options.until, Until::Signalled));
+            std::thread::sleep(TICK / 5);
+            self.report();
+        }
+        sink.join()
     }
 
     /// What is done now and then, and not at each message.
@@ -383,6 +416,7 @@ impl Watch<'_> {
             FromConductor::Failed(error) => {
                 self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
+                self.torn = true;
                 edge.abort();
             }
         }

@@ -37,7 +37,11 @@ pub(super) fn open(
     if let Some(brokers) = &kafka.brokers {
         let gauges = gauges.clone();
         let options = KafkaOptions {
-            connection: Connection { brokers: brokers.clone(), properties: kafka.properties.clone() },
+            connection: Connection {
+                brokers: brokers.clone(),
+                properties: kafka.properties.clone(),
+                ..Connection::default()
+            },
             group: kafka.group.clone(),
             streams: program.streams(),
             topics: kafka.topics.clone(),
