@@ -97,7 +97,6 @@ impl Default for Connection {
     }
 }
 
-
 /// Passes the client's own log on.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Quiet;

@@ -320,9 +320,13 @@ impl SinkProducer<'_> {
             ),
             Code::TopicAuthorizationFailed => format!("this user may not write to the topic {topic}"),
             Code::TransactionalIdAuthorizationFailed => {
-                format!("this user may not make transactions under the id {id}: allow it, or set sink.transactional_id")
+                format!(
+                    "this user may not make transactions under the id {id}: allow it, or set sink.transactional_id"
+                )
             }
-            Code::ClusterAuthorizationFailed => "this user may not write idempotently to this cluster".to_string(),
+            Code::ClusterAuthorizationFailed => {
+                "this user may not write idempotently to this cluster".to_string()
+            }
             Code::InvalidTransactionTimeout => {
                 "the brokers do not allow transactions to take this long: lower \
                  sink.properties.transaction.timeout.ms, or raise their transaction.max.timeout.ms"
@@ -370,7 +374,8 @@ impl SinkProducer<'_> {
                 Some(value) => {
                     let read = serde_json::from_slice(&value).map(Some);
                     return read.map_err(|error| {
-                        let what = format!("what stands in the topic {topic} is no progress of a sink: {error}");
+                        let what =
+                            format!("what stands in the topic {topic} is no progress of a sink: {error}");
                         Failure::Refused(format!("{what}; give another sink.transactional_id"))
                     });
                 }
@@ -475,7 +480,9 @@ impl SinkProducer<'_> {
             };
             record = back;
             match error {
-                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull) if self.inner.in_flight_count() > 0 => {
+                KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
+                    if self.inner.in_flight_count() > 0 =>
+                {
                     self.inner.poll(STEP / 20);
                     if self.delivered() != delivered {
                         (heard, delivered) = (self.now(), self.delivered());
@@ -564,7 +571,11 @@ mod tests {
     fn what_makes_it_exactly_once_cannot_be_set_and_what_is_wrong_is_named() {
         for (property, value, said) in [
             ("enable.idempotence", "false", "sink.properties.enable.idempotence cannot be set"),
-            ("transactional.id", "x", "sink.properties.transactional.id cannot be set: set sink.transactional_id"),
+            (
+                "transactional.id",
+                "x",
+                "sink.properties.transactional.id cannot be set: set sink.transactional_id",
+            ),
             ("linger.mss", "1", "sink.properties.linger.mss = \"1\": "),
             ("transaction.timeout.ms", "long", "sink.properties.transaction.timeout.ms = \"long\": "),
         ] {

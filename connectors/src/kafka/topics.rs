@@ -150,7 +150,8 @@ fn create(producer: &Producer, topic: &str, wanted: Wanted<'_>) -> Result<Option
     let config = producer.connection.config(&[], &[])?;
     let admin = config.create_with_context(Quiet);
     let admin: AdminClient<Quiet> = admin.map_err(|error| producer.connection.refused(&error))?;
-    let mut new = NewTopic::new(topic, wanted.partitions.unwrap_or(BY_BROKER), TopicReplication::Fixed(BY_BROKER));
+    let mut new =
+        NewTopic::new(topic, wanted.partitions.unwrap_or(BY_BROKER), TopicReplication::Fixed(BY_BROKER));
     for (name, value) in wanted.config {
         new = new.set(name, value);
     }

@@ -92,7 +92,8 @@ impl Changelog {
         }
         for (segment, _) in sections().filter(|(_, section)| section.inserted > 0) {
             let (mut chunk, mut bytes) = (Vec::new(), 0);
-            for change in self.read(&schema, segment, |_| true)?.into_iter().filter(|change| change.diff > 0) {
+            for change in self.read(&schema, segment, |_| true)?.into_iter().filter(|change| change.diff > 0)
+            {
                 bytes += change.values.iter().map(text_bytes).sum::<u64>();
                 chunk.push((change.key, change.values));
                 if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_TEXT_BYTES {
@@ -144,7 +145,8 @@ impl Changelog {
         rows: Vec<(Digest, Vec<Value>)>,
         each: EachChange<'_, E>,
     ) -> Result<(), E> {
-        let holds_text = rows.iter().flat_map(|(_, values)| values).any(|value| matches!(value, Value::Text(_)));
+        let holds_text =
+            rows.iter().flat_map(|(_, values)| values).any(|value| matches!(value, Value::Text(_)));
         let made = if holds_text { self.texts(root, table, &rows)? } else { Made::new() };
         for (_, values) in rows {
             each(resolved(&values, &made).map(|cell| cell.to_value()).collect(), 1)?;
@@ -153,12 +155,7 @@ impl Changelog {
     }
 
     /// The texts of rows that a commit inserted.
-    fn texts(
-        &mut self,
-        root: &Root,
-        table: usize,
-        rows: &[(Digest, Vec<Value>)],
-    ) -> Result<Made, LakeError> {
+    fn texts(&mut self, root: &Root, table: usize, rows: &[(Digest, Vec<Value>)]) -> Result<Made, LakeError> {
         match self.advance(root).and_then(|()| self.resolve(table, rows)) {
             Err(error @ LakeError::Store(StoreError::NotFound { .. })) => {
                 let base = self.as_of.take().map_or(root.published.clone(), |as_of| as_of.base);
@@ -254,9 +251,7 @@ impl Changelog {
         for epoch in first..=root.epoch {
             let read = match epoch == root.epoch {
                 true => None,
-                false => {
-                    Some(self.io.handle.block_on(log::read_root(self.io.store.as_ref(), epoch))?)
-                }
+                false => Some(self.io.handle.block_on(log::read_root(self.io.store.as_ref(), epoch))?),
             };
             let root = read.as_ref().unwrap_or(root);
             let known = as_of.fold.segments.len();
@@ -273,7 +268,8 @@ impl Changelog {
         let context = self.context();
         let lake = Placed { io: &self.io, schemas: context.schemas, tables: &as_of.tables };
         let (extract, cache) = (self.options.snapshots.extract.as_ref(), self.options.bodies.as_ref());
-        Texts::with(&self.io, &context, &as_of.fold, &lake, extract, cache, &as_of.bodies).resolve(table, rows)
+        Texts::with(&self.io, &context, &as_of.fold, &lake, extract, cache, &as_of.bodies)
+            .resolve(table, rows)
     }
 
     fn context(&self) -> FoldContext<'_> {

@@ -4,10 +4,10 @@
 //! publication only the files are read that this one lacks. Which rows are gone is asked of the publication's
 //! deletions. An entry takes 24 bytes.
 
+use super::LakeError;
 use super::files::{DataFile, Files, batch_keys, load};
 use super::index::Place;
 use super::io::{FileRef, Io};
-use super::LakeError;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -4,6 +4,7 @@
 //! With `LAKE_DUMP=<folder>` the long run leaves its store there, with the rows that every
 //! publication must have as `expected.json`, for checks by other readers.
 
+mod changes;
 mod world;
 
 use std::sync::Arc;

@@ -539,9 +539,10 @@ impl Sink {
         self.standings.values_mut().for_each(|standing| *standing = Standing::Current);
         (self.passed, self.failures, self.trouble) = (None, 0, None);
         // A producer whose transactions may take long would, once killed, hold readers up as long.
+        let goes_on = self.finish.is_none() || self.next <= self.newest;
         self.stage = match std::mem::take(&mut self.whole) {
-            true => Stage::Opening,
-            false => Stage::Following,
+            true if goes_on => Stage::Opening,
+            _ => Stage::Following,
         };
     }
 
@@ -585,10 +586,14 @@ impl Sink {
     }
 
     fn gone(&mut self) {
-        let behind: Vec<String> = self.standings.iter().filter_map(|(table, standing)| match standing {
-            Standing::Behind(epoch) => Some(format!("{table} is as of epoch {epoch}")),
-            Standing::New | Standing::Current => None,
-        }).collect();
+        let behind: Vec<String> = self
+            .standings
+            .iter()
+            .filter_map(|(table, standing)| match standing {
+                Standing::Behind(epoch) => Some(format!("{table} is as of epoch {epoch}")),
+                Standing::New | Standing::Current => None,
+            })
+            .collect();
         let behind = if behind.is_empty() { behind.join("") } else { format!(" ({})", behind.join(", ")) };
         self.stop(format!(
             "what comes after epoch {} is no longer in the log (store.retention), so the topics cannot be continued\

@@ -460,7 +460,8 @@ fn agree(settings: &Settings, layer: &Layer) -> Result<(), ConfigError> {
     if settings.sink.lag_max > settings.store.retention {
         return wrong(
             "sink.lag_max",
-            "must not be longer than store.retention: the log holds what the sink lacks no longer than that".into(),
+            "must not be longer than store.retention: the log holds what the sink lacks no longer than that"
+                .into(),
         );
     }
     Ok(())

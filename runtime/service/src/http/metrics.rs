@@ -180,9 +180,10 @@ fn tables(page: &mut Page<'_>, measured: &Measured) -> fmt::Result {
     let behind = measured.tables.iter().flat_map(|(table, (_, lake))| {
         [(of(table.as_str(), "log"), measured.log_behind), (of(table.as_str(), "lake"), *lake)]
     });
-    let sink = measured.sink.iter().flat_map(|sink| {
-        sink.tables.iter().map(move |table| (of(table.as_str(), "sink"), sink.behind))
-    });
+    let sink = measured
+        .sink
+        .iter()
+        .flat_map(|sink| sink.tables.iter().map(move |table| (of(table.as_str(), "sink"), sink.behind)));
     page.gauges(
         "table_behind_seconds",
         "How old the oldest is that a view of a table lacks, 0 if it lacks nothing. Of `log`: the oldest record \

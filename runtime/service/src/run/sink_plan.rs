@@ -41,7 +41,8 @@ fn misnamed(topic: &str) -> Option<&'static str> {
 /// The tables of the settings by their names, however these were spelt.
 fn topics(settings: &Settings, program: &dyn Program) -> Result<BTreeMap<String, String>, Error> {
     let tables: Vec<String> = program.tables().into_iter().map(|schema| schema.name).collect();
-    let shown = || tables.iter().filter(|table| !table.starts_with('_')).cloned().collect::<Vec<_>>().join(", ");
+    let shown =
+        || tables.iter().filter(|table| !table.starts_with('_')).cloned().collect::<Vec<_>>().join(", ");
     let mut topics: BTreeMap<String, String> = BTreeMap::new();
     for (chosen, topic) in &settings.sink.topics {
         let named = |table: &&String| !table.starts_with('_') && folded(table) == folded(chosen);

@@ -209,7 +209,9 @@ impl Sinking {
                     });
                     match &end {
                         End::Stopped(error) => tracing::error!(%error, "the run goes on without the sink"),
-                        End::Superseded(by) => tracing::warn!(by, "another writer has the store: the sink leaves"),
+                        End::Superseded(by) => {
+                            tracing::warn!(by, "another writer has the store: the sink leaves")
+                        }
                         End::Done | End::Unfinished(_) => {}
                     }
                     return Some(end);
@@ -257,7 +259,8 @@ impl Sinking {
             Failure::Away(error) => {
                 let now = (self.stopwatch)();
                 let (since, said) = self.away.get_or_insert_with(|| (super::clock::now_rfc3339(), 0));
-                let waits = format!("kafka at {brokers} does not take what the sink sends since {since}: {error}");
+                let waits =
+                    format!("kafka at {brokers} does not take what the sink sends since {since}: {error}");
                 if *said == 0 || now.saturating_sub(*said) > SAY_AGAIN_US {
                     tracing::warn!("{waits}");
                     *said = now.max(1);
@@ -405,13 +408,7 @@ struct To<'a> {
 
 impl To<'_> {
     /// Sends one change. The key is a JSON object of the key columns, the value that of all columns.
-    fn send(
-        &self,
-        root: &Root,
-        row: &[Value],
-        diff: i64,
-        go_on: GoOn<'_>,
-    ) -> Result<(), Failure> {
+    fn send(&self, root: &Root, row: &[Value], diff: i64, go_on: GoOn<'_>) -> Result<(), Failure> {
         let names = |of: &dyn Fn(usize) -> bool| {
             let columns = self.schema.columns.iter().enumerate().filter(|(place, _)| of(*place));
             columns.map(|(_, column)| column.name.as_str()).collect::<Vec<&str>>()

@@ -88,7 +88,8 @@ impl Broker {
         self.tell("start");
     }
 
-    fn config(&self) -> ClientConfig {
+    /// The settings of a client.
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.address);
         config

@@ -172,6 +172,12 @@ impl Mill {
         panic!("{what} never came; the newest root is {:?}", self.newest());
     }
 
+    /// The root of an epoch.
+    pub fn root(&self, epoch: u64) -> Value {
+        let path = self.store().join(format!("catalog/{epoch:020}.json"));
+        serde_json::from_slice(&fs::read(path).expect("a root")).expect("JSON")
+    }
+
     /// The newest root, if there is one.
     pub fn newest(&self) -> Option<Value> {
         if self.elsewhere.is_some() {

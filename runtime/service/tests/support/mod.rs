@@ -15,4 +15,5 @@ pub mod fire;
 pub mod held;
 pub mod mill;
 pub mod slow;
+pub mod sunk;
 pub mod values;
