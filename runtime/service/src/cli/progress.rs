@@ -41,6 +41,8 @@ pub struct Progress {
     pub tables: Vec<(String, u64)>,
     /// Records that no commit covers yet, where sources have ends.
     pub source_lag: Option<u64>,
+    /// The epoch up to which everything is in Kafka, where tables are sent there.
+    pub sent: Option<u64>,
     /// Why the sources pause, while they do.
     pub paused: Option<String>,
 }
@@ -67,8 +69,9 @@ impl Progress {
         let tables = self.tables.iter().map(|(table, rows)| format!(" {table} {rows}")).collect::<String>();
         let tables = if tables.is_empty() { tables } else { format!(":{tables}") };
         let behind = self.source_lag.map(|records| format!(" behind {records}")).unwrap_or_default();
+        let sent = self.sent.map(|epoch| format!(" sent {epoch}")).unwrap_or_default();
         format!(
-            "{:.0}s records {} ({:.0}/s){behind} input {} ({}/s) epoch {} commit {} lag {} pending {} judged {} fresh {} rows {}{tables}{paused}",
+            "{:.0}s records {} ({:.0}/s){behind} input {} ({}/s) epoch {} commit {} lag {}{sent} pending {} judged {} fresh {} rows {}{tables}{paused}",
             self.elapsed.as_secs_f64(),
             self.records,
             self.records_per_second,
@@ -110,6 +113,7 @@ impl Progress {
             ),
             format!("        model   {} pending   {} judged", self.pending, self.judged),
         ];
+        lines.extend(self.sent.map(|epoch| format!("        kafka   sent epoch {epoch}")));
         lines.extend(self.paused.as_ref().map(|why| format!("        paused  {why}")));
         lines.extend(self.rows_of_tables(width));
         lines.into_iter().map(|line| line.chars().take(width.saturating_sub(1)).collect()).collect()

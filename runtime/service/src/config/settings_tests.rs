@@ -295,3 +295,20 @@ fn properties_of_kafka_keep_their_names_however_they_are_given_and_secrets_are_n
     let error = Case::new("[kafka.properties]\nx = [1]").error();
     assert!(error.message.contains("`kafka.properties.x`: [1] is not a text, a number"), "{error}");
 }
+
+#[test]
+fn tables_of_the_sink_are_named_in_every_place_and_its_bound_follows_the_retention() {
+    let resolved = Case::new("[sink.topics]\n\"a.b\" = \"x\"\n[store]\nretention = '3h'")
+        .env("TIDEMILL_SINK__TOPICS__C_D", "y")
+        .flag("sink-topics-e-f", "z")
+        .flag("sink-topics-a-b", "w")
+        .ok();
+    let topics: Vec<(&str, &str)> =
+        resolved.settings.sink.topics.iter().map(|(table, topic)| (table.as_str(), topic.as_str())).collect();
+    assert_eq!(topics, [("a.b", "w"), ("c_d", "y"), ("e_f", "z")]);
+    assert_eq!(resolved.settings.sink.lag_max, Duration::from_secs(3 * 3600));
+    let error = Case::new("[store]\nretention = '3h'\n[sink]\nlag_max = '4h'").error();
+    assert!(error.message.contains("mill.toml:4: `sink.lag_max`: must not be longer than"), "{error}");
+    let secret = Case::new("[sink.properties]\n\"sasl.password\" = \"a b\"").ok();
+    assert!(!format!("{:?}", secret.settings).contains("a b"));
+}

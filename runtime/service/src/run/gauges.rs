@@ -178,6 +178,8 @@ pub struct Shown {
     pub waiting: Option<String>,
     /// The most memory that each owner was seen to hold.
     pub held_most: Held,
+    /// The epoch up to which everything is in Kafka, where tables are sent there.
+    pub sent: Option<Epoch>,
 }
 
 impl Gauges {
@@ -494,6 +496,7 @@ impl Gauges {
             lag: inner.sources.lag.clone(),
             waiting: inner.sources.waiting.clone(),
             held_most: inner.held_most,
+            sent: inner.sink.as_ref().and_then(|sink| sink.epoch),
         }
     }
 }
@@ -634,6 +637,24 @@ mod tests {
         assert_eq!(behind().collect::<Vec<_>>(), [6.0, 7.0]);
         gauges.committed(&root(5, 0, &[], Some(4)), 0);
         assert_eq!(behind().collect::<Vec<_>>(), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn what_the_sink_needs_is_all_until_its_place_is_known_and_nothing_once_it_has_left() {
+        let gauges = Gauges::default();
+        assert_eq!((gauges.sink_needs_from(), gauges.measured(0, 0).sink), (None, None));
+        gauges.sink_begins(vec!["a".into()], 1_000);
+        assert_eq!(gauges.sink_needs_from(), Some(0));
+        gauges.sink_stands(None, Some(1_000), None);
+        assert_eq!(gauges.sink_needs_from(), Some(0));
+        gauges.sink_stands(Some(7), Some(2_000), Some(8));
+        assert_eq!((gauges.sink_needs_from(), gauges.show().sent), (Some(8), Some(7)));
+        let sink = gauges.measured(0, 5_000).sink.unwrap();
+        assert_eq!((sink.epoch, sink.behind, sink.stopped), (Some(7), 3.0, false));
+        gauges.sink_waits(Some("nobody answers".into()));
+        assert_eq!(gauges.sink_trouble().as_deref(), Some("nobody answers"));
+        gauges.sink_ended(Some("it stopped".into()));
+        assert_eq!((gauges.sink_needs_from(), gauges.sink_trouble().as_deref()), (None, Some("it stopped")));
     }
 
     #[test]

@@ -478,6 +478,7 @@ fn progress(shown: &Shown, now: u64, rates: &VecDeque<(u64, u64, u64)>) -> Progr
         freshness: shown.freshness_us.map(Duration::from_micros),
         tables: shown.tables(),
         source_lag: shown.source_lag(),
+        sent: shown.sent,
         paused: shown.waiting.clone().or(shown.paused.reason().map(str::to_string)),
     }
 }

@@ -203,17 +203,7 @@ impl Sinking {
                     Ok(())
                 }
                 Action::Leave(end) => {
-                    self.gauges.sink_ended(match &end {
-                        End::Stopped(why) => Some(why.clone()),
-                        End::Done | End::Unfinished(_) | End::Superseded(_) => None,
-                    });
-                    match &end {
-                        End::Stopped(error) => tracing::error!(%error, "the run goes on without the sink"),
-                        End::Superseded(by) => {
-                            tracing::warn!(by, "another writer has the store: the sink leaves")
-                        }
-                        End::Done | End::Unfinished(_) => {}
-                    }
+                    self.ended(&end, producer.as_ref());
                     return Some(end);
                 }
                 Action::Open { whole } => {
@@ -236,6 +226,21 @@ impl Sinking {
             }
         }
         None
+    }
+
+    fn ended(&self, end: &End, producer: Option<&SinkProducer<'_>>) {
+        self.gauges.sink_ended(match end {
+            End::Stopped(why) => Some(why.clone()),
+            End::Done | End::Unfinished(_) | End::Superseded(_) => None,
+        });
+        match end {
+            End::Stopped(error) => {
+                tracing::error!(%error, "the run goes on without the sink");
+                producer.inspect(|producer| producer.abandon());
+            }
+            End::Superseded(by) => tracing::warn!(by, "another writer has the store: the sink leaves"),
+            End::Done | End::Unfinished(_) => {}
+        }
     }
 
     /// Takes in what has happened meanwhile, and shows where the sink is.

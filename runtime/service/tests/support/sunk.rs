@@ -112,11 +112,14 @@ pub fn shown(mill: &Mill, table: &str, epoch: u64) -> BTreeSet<String> {
 
 /// Of the epochs of a progress those as of which a table's topic holds it.
 pub fn epochs_of(broker: &Broker, id: &str, table: &str, topic: &str) -> Vec<u64> {
+    let all = progress(broker, id);
+    // One of the same name that was deleted has another id.
+    let now = all.last().map(|one| one["tables"][table]["topic_id"].clone());
     let holds = |one: &Value| {
         let of = &one["tables"][table];
-        of["topic"] == topic && of["epoch"] == one["epoch"]
+        of["topic"] == topic && of["epoch"] == one["epoch"] && Some(&of["topic_id"]) == now.as_ref()
     };
-    progress(broker, id).iter().filter(|one| holds(one)).map(epoch_of).collect()
+    all.iter().filter(|one| holds(one)).map(epoch_of).collect()
 }
 
 /// Holds a table's topic against the store: every partition in the order of epochs, a key in one partition, and at
@@ -162,10 +165,9 @@ pub fn wait_for(broker: &Broker, id: &str, what: &str, condition: impl Fn(&Value
         let consumer: BaseConsumer = broker.config().create().expect("a consumer");
         let topic = format!("{id}-progress");
         let there = consumer.fetch_metadata(Some(&topic), PATIENCE).expect("metadata");
-        if there.topics()[0].error().is_none() {
-            if let Some(last) = progress(broker, id).pop().filter(|last| condition(last)) {
-                return last;
-            }
+        let last = || progress(broker, id).pop().filter(|last| condition(last));
+        if let Some(last) = there.topics()[0].error().is_none().then(last).flatten() {
+            return last;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
