@@ -45,13 +45,17 @@ fn progress(epoch: Epoch, tables: &[(&str, &str, Epoch)]) -> Progress {
     }
 }
 
-/// Opens with a progress; `whole` is what transactions turn out to be.
+/// Opens with a progress.
 fn opened(sink: &mut Sink, newest: Epoch, found: Option<Progress>) {
+    opened_at(sink, newest, found, 0);
+}
+
+fn opened_at(sink: &mut Sink, newest: Epoch, found: Option<Progress>, now: i64) {
     loop {
-        match sink.next(0) {
+        match sink.next(now) {
             Action::Open { .. } => sink.opened(),
             Action::LookForNewest => sink.newest_is(&root(newest, &[])),
-            Action::ReadProgress => sink.progress_is(found.clone(), BTreeMap::new(), 0),
+            Action::ReadProgress => sink.progress_is(found.clone(), BTreeMap::new(), now),
             _ => return,
         }
     }
@@ -258,7 +262,7 @@ fn brokers_that_are_away_are_waited_for_up_to_the_bound() {
 #[test]
 fn a_start_has_the_whole_bound_before_it_however_old_its_commits_are() {
     let mut sink = Sink::new(settings(&[("a", "ta")]), 9, 1_000_000);
-    opened(&mut sink, 9, Some(progress(8, &[("a", "ta", 8)])));
+    opened_at(&mut sink, 9, Some(progress(8, &[("a", "ta", 8)])), 1_000_000);
     sink.root_is(root(8, &[]), 5, 1_000_000);
     assert_eq!(sink.next(1_000_000), Action::ReadRoot(9));
     sink.root_is(root(9, &["a"]), 10, 1_000_000);
