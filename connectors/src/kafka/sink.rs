@@ -37,7 +37,7 @@ use tidemill_core::source::SourceError;
 
 /// What stands where the user's properties say nothing.
 const DEFAULTS: &[(&str, &str)] = &[
-    ("linger.ms", "5"),
+    ("linger.ms", "2"),
     ("batch.size", "1000000"),
     ("compression.type", "lz4"),
     ("partitioner", "murmur2_random"),
@@ -54,6 +54,11 @@ const PROGRESS_PARTITION: i32 = 0;
 const PROGRESS_WINDOW: i64 = 100;
 /// How long an answer is waited for before `go_on` is asked again.
 const STEP: Duration = Duration::from_millis(100);
+/// How long the client is polled at a time while records are on their way: it takes all of the time, also if answers
+/// are there at once.
+const POLL: Duration = Duration::from_millis(1);
+/// How often answers are looked for when something has failed.
+const ANSWERS_TAKEN: u32 = 100;
 /// How long one is waited for that comes at once if brokers are there.
 const ANSWER: Duration = Duration::from_secs(5);
 /// So often in a row brokers may refuse us before that is believed.
@@ -298,6 +303,13 @@ impl SinkProducer<'_> {
         if retriable {
             return None;
         }
+        // Why a record was not taken is told by its answer, which may wait to be taken.
+        for _ in 0..ANSWERS_TAKEN {
+            if self.inner.in_flight_count() == 0 {
+                break;
+            }
+            self.inner.poll(POLL);
+        }
         let told = self.inner.context().failed().clone();
         let refused = told.iter().find_map(|(code, topic)| self.refused(*code, Some(topic)));
         let refused = refused.or_else(|| self.refused(code?, None));
@@ -483,7 +495,7 @@ impl SinkProducer<'_> {
                 KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)
                     if self.inner.in_flight_count() > 0 =>
                 {
-                    self.inner.poll(STEP / 20);
+                    self.inner.poll(POLL);
                     if self.delivered() != delivered {
                         (heard, delivered) = (self.now(), self.delivered());
                     }
@@ -526,17 +538,21 @@ impl SinkProducer<'_> {
             .timestamp(timestamp);
         self.offer(record, go_on)?;
         let (mut heard, mut delivered) = (self.now(), self.delivered());
+        while self.inner.in_flight_count() > 0 {
+            self.inner.poll(POLL);
+            if self.delivered() != delivered {
+                (heard, delivered) = (self.now(), self.delivered());
+            }
+            self.wait(self.now().saturating_sub(heard), go_on)?;
+        }
+        heard = self.now();
         loop {
-            // Committing flushes first, and takes the answers.
             let error = match self.inner.commit_transaction(STEP) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             if let Some(failure) = self.failure(&error) {
                 return Err(failure);
-            }
-            if self.delivered() != delivered {
-                (heard, delivered) = (self.now(), self.delivered());
             }
             self.inner.poll(Duration::ZERO);
             self.wait(self.now().saturating_sub(heard), go_on)?;

@@ -538,6 +538,7 @@ impl Sink {
         (self.position, self.next, self.written_at) = (Some(epoch), epoch + 1, now);
         self.standings.values_mut().for_each(|standing| *standing = Standing::Current);
         (self.passed, self.failures, self.trouble) = (None, 0, None);
+        self.unsent = self.unsent.filter(|_| self.next <= self.newest);
         // A producer whose transactions may take long would, once killed, hold readers up as long.
         let goes_on = self.finish.is_none() || self.next <= self.newest;
         self.stage = match std::mem::take(&mut self.whole) {

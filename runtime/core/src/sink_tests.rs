@@ -271,6 +271,21 @@ fn a_start_has_the_whole_bound_before_it_however_old_its_commits_are() {
     assert!(stopped(&mut sink, 1_060_001).contains("sink.lag_max"));
 }
 
+/// What was sent counted as waiting while the producer was made anew after whole tables.
+#[test]
+fn what_is_sent_waits_no_more_while_the_next_producer_is_made() {
+    let mut sink = Sink::new(settings(&[("a", "ta")]), 9, 0);
+    opened(&mut sink, 9, None);
+    sink.looked_into(&[true]);
+    sink.root_is(root(9, &[]), 0, 0);
+    sink.next(0);
+    sink.written(59_000);
+    assert_eq!(sink.next(61_000), Action::Open { whole: false });
+    sink.committed(10, 61_000);
+    assert_eq!(sink.next(120_000), Action::Open { whole: false });
+    assert!(stopped(&mut sink, 121_001).contains("sink.lag_max"));
+}
+
 #[test]
 fn a_sink_that_has_nothing_to_send_is_never_late() {
     let mut sink = following();

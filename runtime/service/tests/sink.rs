@@ -367,13 +367,12 @@ fn what_the_log_no_longer_holds_and_what_is_anothers_is_told() {
     let Some(broker) = Broker::start() else { return };
     let calls = [("raw.calls", "calls-out")];
     let mut mill = sinking(Mill::new(&json!({})), &broker, &calls);
-    mill.set("store-retention", "4s");
     mill.write(&[call("a", Some("one"))]);
     mill.drain(1);
     // Without a sink the log goes on, and forgets.
     let with = mill.flags.clone();
     mill.flags.truncate(mill.flags.iter().position(|flag| flag == "--sink-brokers").expect("a sink"));
-    mill.set("store-retention", "4s");
+    mill.set("store-retention", "1s");
     let last = epoch(&mill.newest().expect("a root"));
     let running = mill.tail(1);
     for number in 0..200 {
