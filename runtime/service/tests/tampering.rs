@@ -1,14 +1,13 @@
 //! `verify` reads every byte that a commit refers to: an object of the newest commit that is missing, cut
 //! short or changed in one bit is found and named.
 
-mod oracle;
 mod support;
 
-use oracle::traffic;
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::held::Held;
 use support::mill::Mill;
+use tidemill_oracle::traffic;
 
 /// A store with two publications, so that rows of the first are deleted by position.
 fn published_twice() -> Mill {

@@ -15,4 +15,3 @@ pub mod fire;
 pub mod held;
 pub mod mill;
 pub mod slow;
-pub mod values;
