@@ -119,11 +119,21 @@ pub fn run(crash: Crash) -> Result<Outcome, Error> {
     let place = Place::of(&crash)?;
     let (seed, stores) = (crash.seed, if place.s3.is_some() { "s3" } else { "folder" });
     let mut outcome = Outcome { seed, stores, ..Outcome::default() };
-    let folder = place.folder.clone();
+    let (folder, temporary) = (place.folder.clone(), place.temporary);
     let ended = Stage::new(crash, place, &mut outcome).and_then(|stage| stage.all(&mut outcome));
-    if let Err(error) = ended {
-        let folder = folder.display();
-        return Err(Error::failed(format!("{error}\nseed {seed}; kept for inspection: {folder}")));
+    match ended {
+        Ok(()) => {}
+        Err(error @ Error::Usage(_)) => {
+            if temporary {
+                // Nothing has happened in it that is worth a look.
+                let _ = std::fs::remove_dir_all(&folder);
+            }
+            return Err(error);
+        }
+        Err(error) => {
+            let folder = folder.display();
+            return Err(Error::failed(format!("{error}\nseed {seed}; kept for inspection: {folder}")));
+        }
     }
     if !outcome.is_clean() {
         outcome.kept = Some(folder.display().to_string());
