@@ -17,7 +17,7 @@ use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 /// the tail's changes fit the publication. All that the root refers to is read. The problems, each with
 /// the object that it is about; an error only if the store cannot be asked.
 pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
-    let io = Io { store: options.store.clone(), handle: options.handle.clone() };
+    let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
     let mut checking = Checking { sizes: sizes(&io)?, io, root, problems: Vec::new() };
     let mut indexes = Vec::new();
     for schema in options.schemas.iter() {
@@ -28,7 +28,7 @@ pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, Lak
 }
 
 fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
-    let listed = io.handle.block_on(io.store.list("tables/"))?;
+    let listed = io.edge.block_on(io.store.list("tables/"))?;
     Ok(listed.into_iter().map(|object| (object.name, object.bytes)).collect())
 }
 
@@ -147,15 +147,15 @@ impl Checking<'_> {
     }
 
     fn tail(&mut self, options: &SnapshotOptions, indexes: &[Option<KeyIndex>]) -> Result<(), LakeError> {
-        let roots = match self.io.handle.block_on(tail(&self.io.store, self.root)) {
+        let roots = match self.io.edge.block_on(tail(&self.io.store, self.root)) {
             Ok(roots) => roots,
             Err(error) => {
                 self.found(error.to_string());
                 return Ok(());
             }
         };
-        let (store, handle) = (options.store.clone(), options.handle.clone());
-        let segments = stored_segments(store, handle, options.memory_bytes_max as u64 / 2);
+        let (store, edge) = (options.store.clone(), options.edge.clone());
+        let segments = stored_segments(store, edge, options.memory_bytes_max as u64 / 2);
         let before = self.problems.len();
         for segment in roots.iter().flat_map(|root| &root.segments).chain(&self.root.segments) {
             if let Err(error) = segments(segment) {

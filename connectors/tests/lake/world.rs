@@ -317,6 +317,8 @@ impl World {
             published: self.published.clone(),
             dropped: Vec::new(),
             log_from: 0,
+            tags: Default::default(),
+            rolled_back_to: None,
         };
         self.roots.push(root.clone());
         root

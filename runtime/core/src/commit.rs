@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use tidemill_types::{
-    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef,
+    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef, Tag,
 };
 
 /// All that the workers report of one closed epoch.
@@ -133,6 +133,7 @@ pub struct Committer {
     complete: Option<Published>,
     dropped: Vec<String>,
     log_from: Epoch,
+    tags: BTreeMap<String, Tag>,
     stage: Stage,
 }
 
@@ -141,6 +142,7 @@ impl Committer {
     pub fn new(claim: Root, in_force: InForce) -> Self {
         Self {
             log_from: claim.log_from,
+            tags: claim.tags.clone(),
             newest: claim,
             in_force,
             sealed: VecDeque::new(),
@@ -169,6 +171,11 @@ impl Committer {
     pub fn drop_objects(&mut self, names: Vec<String>, log_from: Epoch) {
         self.dropped.extend(names);
         self.log_from = self.log_from.max(log_from);
+    }
+
+    /// All tags, from the next root on.
+    pub fn tags(&mut self, tags: BTreeMap<String, Tag>) {
+        self.tags = tags;
     }
 
     /// What to do next. `stamp` is asked for each new root only.
@@ -201,6 +208,8 @@ impl Committer {
             published: self.complete.take().or_else(|| self.newest.published.clone()),
             dropped: std::mem::take(&mut self.dropped),
             log_from: self.log_from,
+            tags: self.tags.clone(),
+            rolled_back_to: None,
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
@@ -273,6 +282,8 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             published: None,
             dropped: Vec::new(),
             log_from: 0,
+            tags: Default::default(),
+            rolled_back_to: None,
         },
         Some(newest) => Root {
             epoch: newest.epoch + 1,
@@ -282,6 +293,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             location: location.to_string(),
             claim: true,
             segments: Vec::new(),
+            rolled_back_to: None,
             ..newest.clone()
         },
     }

@@ -55,9 +55,24 @@ pub struct Root {
     /// Objects that readers need no more; deleted after this root is committed.
     #[serde(default)]
     pub dropped: Vec<String>,
-    /// The oldest root that is kept (as of this root).
+    /// The oldest root that is kept (as of this root), apart from what tags keep.
     #[serde(default)]
     pub log_from: Epoch,
+    /// Commits that people named: they are kept for ever.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, Tag>,
+    /// Set in a commit that goes back: the one whose positions, source tables, rejects and words hold again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<Epoch>,
+}
+
+/// What a tag keeps: the roots `from..=epoch`, their segments, and the publication that root `epoch` names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tag {
+    /// The commit.
+    pub epoch: Epoch,
+    /// The first root after its publication; 0 if it names none.
+    pub from: Epoch,
 }
 
 /// Records of a source that are gone and were never read; a person chose to go on without them.

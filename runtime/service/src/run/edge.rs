@@ -1,18 +1,20 @@
 //! The threads and tasks around the timely workers: launched together, torn down together.
 
-use super::committing::{Commits, ToCommitter, idle_max_us};
+use super::clock::Stopwatch;
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::memory::MemoryWatch;
-use super::publishing::{Due, Publishing, ToPublisher};
-use super::start::Started;
-use super::uploading::Uploader;
+use super::start::{Started, StoredAtStart};
 use crate::Error;
 use crate::config::Settings;
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::channel::mpsc::{UnboundedSender, unbounded as tasks};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use tidemill_connectors::store::SegmentCache;
 use tidemill_core::bodies::BodyCache;
 use tidemill_core::commit::{Committer, SealedEpoch};
 use tidemill_core::conductor::{FromConductor, ToConductor};
@@ -23,10 +25,13 @@ use tidemill_core::program::Program;
 use tidemill_core::reader::{self, ToWorker, read};
 use tidemill_core::source::SourceFactory;
 use tidemill_core::worker::{self, Plan};
+use tidemill_core::writer::{
+    CommitWatch, Commits, Due, Publishing, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads,
+};
 use tidemill_gpu::InferenceService;
+use tidemill_types::Root;
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Batches that wait between a source and its worker.
 pub(super) const BATCHES: usize = 4;
@@ -50,7 +55,7 @@ pub(super) struct Edge {
     pub(super) from_conductor: Receiver<FromConductor>,
     to_conductor: Sender<ToConductor>,
     committer: UnboundedSender<ToCommitter>,
-    publisher: Sender<ToPublisher>,
+    publisher: UnboundedSender<ToPublisher>,
     failures: Receiver<String>,
     abort: Arc<AtomicBool>,
     workers: Option<WorkerGuards<Result<(), String>>>,
@@ -66,12 +71,12 @@ impl Edge {
     }
 
     pub(super) fn sealed(&self, epoch: SealedEpoch) {
-        let _ = self.committer.send(ToCommitter::Sealed(epoch));
+        let _ = self.committer.unbounded_send(ToCommitter::Sealed(epoch));
     }
 
     /// Everything is committed: publish the last change.
     pub(super) fn finish(&self) {
-        let _ = self.publisher.send(ToPublisher::Finish);
+        let _ = self.publisher.unbounded_send(ToPublisher::Finish);
     }
 
     /// Why a thread or task gave up, if one did.
@@ -82,7 +87,7 @@ impl Edge {
     /// Leaves at once; what is not committed is not.
     pub(super) fn abort(&self) {
         self.abort.store(true, Ordering::Release);
-        let _ = self.publisher.send(ToPublisher::Leave);
+        let _ = self.publisher.unbounded_send(ToPublisher::Leave);
         self.tell(ToConductor::Abort);
     }
 
@@ -149,8 +154,8 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     let (failed, failures) = unbounded();
     let (to_conductor, events) = unbounded();
     let (conductor, from_conductor) = unbounded();
-    let (publisher, publications) = unbounded();
-    let (committer, commits) = unbounded_channel();
+    let (publisher, publications) = tasks();
+    let (committer, commits) = tasks();
     let (ask, asks) = bounded::<Ask>(ASKS);
     let abort = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
@@ -164,7 +169,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         awaiting: None,
         finishing: false,
     };
-    let overdue = started.claim.epoch > 0 && due.now(super::clock::now_ms());
+    let overdue = started.claim.epoch > 0 && due.now(started.edge.now_ms());
     if overdue {
         let _ = to_conductor.send(ToConductor::Pause(true));
         tracing::info!("the sources begin paused: a publication is overdue");
@@ -173,13 +178,13 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     started.gauges.overdue_start(overdue);
     started.gauges.lag(due.changed_since);
     let publishing = Publishing {
-        lake: lake.publisher,
+        view: lake.publisher,
         due,
         told: publications,
         committer: committer.clone(),
         conductor: to_conductor.clone(),
-        gauges: started.gauges.clone(),
-        stopwatch: started.stopwatch.clone(),
+        watch: started.gauges.clone(),
+        edge: started.edge.clone(),
         collector: lake.collector,
         failures: 0,
     };
@@ -192,8 +197,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         leave: leave.clone(),
     };
     threads.push(spawn("memory", &failed, move || memory.run())?);
-    let idle_max_us = idle_max_us(launch.settings.store.retention);
-    spawn_committer(started, idle_max_us, commits, &to_conductor, &publisher, &abort, &failed);
+    spawn_committer(started, commits, &to_conductor, &publisher, &abort, &failed);
 
     let (mut slots, mut outboxes): (Vec<Slot>, Vec<_>) = (Vec::new(), Vec::new());
     let mut conductor_ends = Some((events, conductor));
@@ -234,25 +238,60 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     })
 }
 
+/// What is done at each commit before anybody else is told.
+struct Committed {
+    gauges: Arc<Gauges>,
+    stored: Arc<StoredAtStart>,
+    stopwatch: Stopwatch,
+}
+
+impl CommitWatch for Committed {
+    fn committed(&self, root: &Root) {
+        self.stored.release();
+        self.gauges.committed(root, (self.stopwatch)());
+    }
+}
+
+/// What is done with each segment that is durable.
+struct Durable {
+    gauges: Arc<Gauges>,
+    segments: Arc<SegmentCache>,
+}
+
+impl UploadWatch for Durable {
+    fn durable(&self, name: &str, bytes: &Bytes, unpinned: u64) {
+        self.segments.insert(name, bytes.clone());
+        self.gauges.segment(bytes.len() as u64, unpinned);
+    }
+}
+
 fn spawn_committer(
     started: &Started,
-    idle_max_us: u64,
-    told: tokio::sync::mpsc::UnboundedReceiver<ToCommitter>,
+    told: UnboundedReceiver<ToCommitter>,
     conductor: &Sender<ToConductor>,
-    publisher: &Sender<ToPublisher>,
+    publisher: &UnboundedSender<ToPublisher>,
     abort: &Arc<AtomicBool>,
     failed: &Sender<String>,
 ) {
+    let (sweeper, given_up) = tasks();
+    let (store, edge) = (started.store.clone(), started.edge.clone());
+    // What the predecessor gave up and had no time to delete.
+    let _ = sweeper.unbounded_send(started.claim.clone());
+    let sweeping = Sweeper { store: store.clone(), edge: edge.clone(), told: given_up, abort: abort.clone() };
+    started.runtime.spawn(sweeping.run());
     let commits = Commits {
-        store: started.store.clone(),
+        store,
+        edge,
+        sweeper,
         conductor: conductor.clone(),
         publisher: publisher.clone(),
         abort: abort.clone(),
-        gauges: started.gauges.clone(),
-        stored: started.stored.clone(),
-        stopwatch: started.stopwatch.clone(),
-        heard_at: AtomicU64::new((started.stopwatch)()),
-        idle_max_us,
+        watch: Arc::new(Committed {
+            gauges: started.gauges.clone(),
+            stored: started.stored.clone(),
+            stopwatch: started.stopwatch.clone(),
+        }),
+        standing: started.standing,
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());
     let failed = failed.clone();
@@ -285,17 +324,16 @@ fn spawn_reader(
 
 fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
     let program: Arc<dyn Program> = started.program.clone();
-    let upload = Uploader {
-        runtime: started.runtime.clone(),
+    let upload = Uploads {
         store: started.store.clone(),
-        segments: started.segments.clone(),
+        edge: started.edge.clone(),
         schemas: started.schemas.clone(),
         program: program.clone(),
         stored: started.stored.clone(),
         generation: started.claim.generation,
         workers: launch.settings.workers,
         abort: abort.clone(),
-        gauges: started.gauges.clone(),
+        watch: Arc::new(Durable { gauges: started.gauges.clone(), segments: started.segments.clone() }),
     };
     let epoch = &launch.settings.epoch;
     Arc::new(Plan {

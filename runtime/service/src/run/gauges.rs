@@ -3,7 +3,6 @@
 //! They are written once a batch, a commit, a publication or a request to the store, never once a record.
 
 use super::ages::Ages;
-use super::clock::parse_ms;
 use super::counted::StoreRequests;
 use super::health::{Health, Phase};
 use super::measured::{Durations, Measured};
@@ -11,9 +10,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tidemill_core::edge::parse_ms;
 use tidemill_core::program::Program;
 use tidemill_core::reader::{Counted, Taken};
 use tidemill_core::source::{Lag, Standing};
+use tidemill_core::view::Cost;
+use tidemill_core::writer::PublicationWatch;
 use tidemill_types::{Epoch, Partition, Positions, Root};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
@@ -480,6 +482,27 @@ fn keep(durations: &mut VecDeque<u64>, took: u64) {
         durations.pop_front();
     }
     durations.push_back(took);
+}
+
+impl PublicationWatch for Gauges {
+    fn waits_since(&self, changed_since: Option<i64>) {
+        self.lag(changed_since);
+    }
+
+    fn publishing(&self, now: bool) {
+        Gauges::publishing(self, now);
+    }
+
+    fn caught_up(&self) {
+        self.overdue_start(false);
+    }
+
+    fn published(&self, epoch: Epoch, took_us: u64, cost: Cost) {
+        self.lake_holds(cost.held_bytes);
+        let (objects, bytes) = (cost.objects, cost.bytes);
+        Gauges::published(self, took_us, objects, bytes);
+        tracing::info!(epoch, ms = took_us / 1000, objects, bytes, "published");
+    }
 }
 
 /// A percentile (0 to 100) of durations, by the nearest rank; 0 of none.

@@ -13,8 +13,6 @@
 
 mod ages;
 mod clock;
-mod collecting;
-mod committing;
 mod counted;
 mod edge;
 mod finding;
@@ -22,12 +20,9 @@ mod gauges;
 mod health;
 mod measured;
 mod memory;
-mod publishing;
-mod recompute;
 mod recomputing;
 mod sources;
 mod start;
-mod uploading;
 
 pub use clock::{Stopwatch, now_ms, now_rfc3339, stopwatch};
 pub use counted::{OPERATIONS, OUTCOMES, Requests, StoreRequests};
@@ -36,7 +31,7 @@ pub use health::Phase;
 pub use measured::{Durations, Measured};
 pub use memory::resident_bytes;
 pub use recomputing::recompute;
-pub use uploading::segment_epoch;
+pub use tidemill_core::writer::segment_epoch;
 
 use crate::Error;
 use crate::cli::{Progress, RunSettings, RunSummary, Until};
