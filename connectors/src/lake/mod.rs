@@ -40,7 +40,7 @@ mod texts;
 mod verify;
 
 pub use layout::{epoch_of, generation_of};
-pub use publisher::{LakeOptions, LakePublisher, PublishStats};
+pub use publisher::{LakeOptions, LakePublisher, PublishStats, published_objects};
 pub use segments::{BodyCache, SegmentBytes, stored_segments};
 pub use snapshot::{Snapshot, SnapshotOptions, TableFiles, TextForm};
 pub use verify::verify;

@@ -14,6 +14,7 @@ use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
 use super::layout::{Names, address, epoch_of, generation_of};
 use super::segments::{BodyCache, SegmentBytes};
+use super::snapshot::SnapshotOptions;
 use super::texts::{Lake, Texts, resolved};
 use super::{LakeError, StreamTable, unusable};
 use iceberg::spec::TableMetadata;
@@ -183,12 +184,8 @@ impl LakePublisher {
         self.published.as_ref().map(|published| (published, self.named >= Some(published.epoch)))
     }
 
-    /// The names of a published table's objects.
     fn table_objects(&self, table: &str, published: &PublishedTable) -> Result<BTreeSet<String>, LakeError> {
-        let Some(schema) = self.options.schemas.iter().find(|schema| schema.name == *table) else {
-            return Ok(BTreeSet::new());
-        };
-        Ok(objects(&listed(&self.io, self.io.store.location(), schema, published)?.0))
+        table_objects(&self.io, &self.options.schemas, table, published)
     }
 
     fn stage(&self, epoch: Epoch, stats: &mut PublishStats) -> Result<Vec<Option<Staged>>, LakeError> {
@@ -334,11 +331,7 @@ impl View for LakePublisher {
     }
 
     fn objects(&self, published: &Published) -> Result<BTreeSet<String>, ViewFailure> {
-        let mut all = BTreeSet::new();
-        for (table, published) in &published.tables {
-            all.extend(self.table_objects(table, published)?);
-        }
-        Ok(all)
+        Ok(all_objects(&self.io, &self.options.schemas, published)?)
     }
 
     fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, ViewFailure> {
@@ -630,6 +623,40 @@ impl Chunk {
     fn is_full(&self, texts_max: u64) -> bool {
         self.rows.len() >= CHUNK_ROWS || self.text_bytes >= texts_max
     }
+}
+
+/// The names of all objects that a publication is made of.
+pub fn published_objects(
+    options: &SnapshotOptions,
+    published: &Published,
+) -> Result<BTreeSet<String>, LakeError> {
+    let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
+    all_objects(&io, &options.schemas, published)
+}
+
+fn all_objects(
+    io: &Io,
+    schemas: &[TableSchema],
+    published: &Published,
+) -> Result<BTreeSet<String>, LakeError> {
+    let mut all = BTreeSet::new();
+    for (table, published) in &published.tables {
+        all.extend(table_objects(io, schemas, table, published)?);
+    }
+    Ok(all)
+}
+
+/// The names of a published table's objects.
+fn table_objects(
+    io: &Io,
+    schemas: &[TableSchema],
+    table: &str,
+    published: &PublishedTable,
+) -> Result<BTreeSet<String>, LakeError> {
+    let Some(schema) = schemas.iter().find(|schema| schema.name == *table) else {
+        return Ok(BTreeSet::new());
+    };
+    Ok(objects(&listed(io, io.store.location(), schema, published)?.0))
 }
 
 /// All objects of a published table, by name.

@@ -9,7 +9,7 @@ use crate::source::{
     ErasedDecode, Polled, RawRecord, RecordSink, RejectRow, Source, SourceBatch, SourceError,
 };
 use crate::worker::FromSource;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -110,17 +110,30 @@ pub struct ToWorker {
 }
 
 impl ToWorker {
-    /// Whether a batch of so many bytes may join those that wait.
-    fn has_room(&self, bytes: u64) -> bool {
-        let waiting = self.waiting.load(Ordering::Acquire);
-        waiting == 0 || waiting + bytes <= WAITING_BYTES
+    /// Hands a batch on if there is room for it; else gives it back.
+    fn offer(&self, batch: SourceBatch) -> Offered {
+        let (bytes, waiting) = (batch.bytes, self.waiting.load(Ordering::Acquire));
+        if waiting > 0 && waiting + bytes > WAITING_BYTES {
+            return Offered::Full(Box::new(batch));
+        }
+        self.waiting.fetch_add(bytes, Ordering::AcqRel);
+        match self.batches.try_send(FromSource::Batch(Box::new(batch))) {
+            Ok(()) => Offered::Taken,
+            Err(TrySendError::Full(FromSource::Batch(batch))) => {
+                self.waiting.fetch_sub(bytes, Ordering::AcqRel);
+                Offered::Full(batch)
+            }
+            Err(_) => Offered::Left,
+        }
     }
+}
 
-    /// Hands a batch on. `false`: nobody takes it any more.
-    fn send(&self, batch: SourceBatch) -> bool {
-        self.waiting.fetch_add(batch.bytes, Ordering::AcqRel);
-        self.batches.send(FromSource::Batch(Box::new(batch))).is_ok()
-    }
+enum Offered {
+    Taken,
+    /// Not yet.
+    Full(Box<SourceBatch>),
+    /// Nobody takes it any more.
+    Left,
 }
 
 /// Records, and the bytes of their values.
@@ -213,19 +226,18 @@ impl<'a> Reader<'a> {
         if self.ends.stop.load(Ordering::Relaxed) {
             return Next::Left;
         }
-        if self.full.is_none() {
+        if self.full.is_none() && matches!(self.polled, Ok(Polled::More | Polled::Idle)) {
             if self.ends.hold.load(Ordering::Relaxed) {
                 return Next::Rest(IDLE);
             }
             self.poll();
         }
-        if let Some(batch) = self.full.take() {
-            if !self.out.has_room(batch.bytes) {
-                self.full = Some(batch);
+        match self.full.take().map(|batch| self.out.offer(batch)) {
+            None | Some(Offered::Taken) => {}
+            Some(Offered::Left) => return Next::Left,
+            Some(Offered::Full(batch)) => {
+                self.full = Some(*batch);
                 return Next::Rest(SHORT);
-            }
-            if !self.out.send(batch) {
-                return Next::Left;
             }
         }
         let last = match &self.polled {
@@ -238,9 +250,11 @@ impl<'a> Reader<'a> {
             Ok(Polled::Drained) => FromSource::Drained,
             Err(error) => FromSource::Failed(error.to_string()),
         };
-        // The worker has left if this fails, and then nobody waits for it.
-        let _ = self.out.batches.send(last);
-        Next::Left
+        match self.out.batches.try_send(last) {
+            Err(TrySendError::Full(_)) => Next::Rest(SHORT),
+            // The worker has left if this fails, and then nobody waits for it.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Next::Left,
+        }
     }
 
     fn poll(&mut self) {
