@@ -42,6 +42,9 @@ const TABLES_OPENED: usize = 4;
 /// What compaction may read in one publication.
 const COMPACTION_BYTES: u64 = 256 << 20;
 
+/// Publications of a table whose lists of objects are kept in memory.
+const LISTED_TABLES: usize = 2;
+
 /// Threads that stage tables of one publication side by side, at most.
 const STAGERS: usize = 2;
 
@@ -133,6 +136,8 @@ pub struct LakePublisher {
     stats: PublishStats,
     /// See [`View::expire`].
     listed_from: Epoch,
+    /// Objects of published tables, by the address of their metadata; the oldest answer first.
+    listed: Mutex<VecDeque<(String, Arc<BTreeSet<String>>)>>,
 }
 
 impl LakePublisher {
@@ -160,6 +165,7 @@ impl LakePublisher {
             named: base.published.as_ref().map(|published| published.epoch),
             stats: PublishStats::default(),
             listed_from: base.log_from,
+            listed: Mutex::default(),
         })
     }
 
@@ -184,8 +190,24 @@ impl LakePublisher {
         self.published.as_ref().map(|published| (published, self.named >= Some(published.epoch)))
     }
 
-    fn table_objects(&self, table: &str, published: &PublishedTable) -> Result<BTreeSet<String>, LakeError> {
-        table_objects(&self.io, &self.options.schemas, table, published)
+    /// The names of a published table's objects. Whoever collects asks for one publication after the other,
+    /// each twice: the last answers are kept.
+    fn table_objects(
+        &self,
+        table: &str,
+        published: &PublishedTable,
+    ) -> Result<Arc<BTreeSet<String>>, LakeError> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = listed.iter().find(|(location, _)| *location == published.metadata_location);
+        if let Some((_, objects)) = known {
+            return Ok(objects.clone());
+        }
+        let objects = Arc::new(table_objects(&self.io, &self.options.schemas, table, published)?);
+        listed.push_back((published.metadata_location.clone(), objects.clone()));
+        if listed.len() > LISTED_TABLES * self.tables.len() {
+            listed.pop_front();
+        }
+        Ok(objects)
     }
 
     fn stage(&self, epoch: Epoch, stats: &mut PublishStats) -> Result<Vec<Option<Staged>>, LakeError> {
@@ -331,7 +353,11 @@ impl View for LakePublisher {
     }
 
     fn objects(&self, published: &Published) -> Result<BTreeSet<String>, ViewFailure> {
-        Ok(all_objects(&self.io, &self.options.schemas, published)?)
+        let mut all = BTreeSet::new();
+        for (table, published) in &published.tables {
+            all.extend(self.table_objects(table, published)?.iter().cloned());
+        }
+        Ok(all)
     }
 
     fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, ViewFailure> {
@@ -341,12 +367,9 @@ impl View for LakePublisher {
             if new == Some(old) {
                 continue;
             }
-            let mut objects = self.table_objects(table, old)?;
-            if let Some(new) = new {
-                let kept = self.table_objects(table, new)?;
-                objects.retain(|name| !kept.contains(name));
-            }
-            dropped.extend(objects);
+            let objects = self.table_objects(table, old)?;
+            let kept = new.map(|new| self.table_objects(table, new)).transpose()?.unwrap_or_default();
+            dropped.extend(objects.difference(&kept).cloned());
         }
         Ok(dropped.into_iter().collect())
     }

@@ -22,6 +22,7 @@ use tidemill_core::log;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{EachRow, Share, Stored, ViewError};
+use tidemill_core::writer::Bodied;
 use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
 
 /// Rows of the tail whose texts are made at once.
@@ -226,7 +227,7 @@ impl Snapshot {
         }
     }
 
-    /// Hands out the bodies of rows of a source table, `(key, body's digest)`, by their places in `wanted`
+    /// Hands out the bodies of rows of a source table or of words, `(key, body's digest)`, by their places in `wanted`
     /// and in no order; what is not there is left out. One body is in memory at a time.
     pub fn bodies(
         &self,
@@ -280,6 +281,17 @@ impl Stored for Snapshot {
             if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         ended
+    }
+}
+
+impl Bodied for Snapshot {
+    fn bodies(
+        &self,
+        table: &str,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), ViewError> {
+        Ok(Snapshot::bodies(self, self.table(table)?, wanted, each)?)
     }
 }
 

@@ -21,6 +21,9 @@ use tidemill_types::{
     Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef, Tag,
 };
 
+/// Names that one root gives up at most.
+pub const DROPPED_MAX: usize = 512;
+
 /// All that the workers report of one closed epoch.
 #[derive(Clone, Debug, Default)]
 pub struct SealedEpoch {
@@ -43,6 +46,19 @@ pub struct InForce {
     pub models: Vec<ModelId>,
     /// Where the sources begin, as far as the claim does not say it: part of the first commit.
     pub beginning: Beginning,
+    /// The commit that the first one goes back to, if it does.
+    pub roll_back: Option<RollBack>,
+}
+
+/// A commit that another goes back to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RollBack {
+    /// Its epoch.
+    pub to: Epoch,
+    /// Its positions.
+    pub positions: Positions,
+    /// What the sources needed to go on from there.
+    pub cursors: Cursors,
 }
 
 /// What sources found before they began: what is gone and was allowed to be, and where they begin.
@@ -206,13 +222,17 @@ impl Committer {
             models: self.in_force.models.clone(),
             segments: sealed.segments,
             published: self.complete.take().or_else(|| self.newest.published.clone()),
-            dropped: std::mem::take(&mut self.dropped),
+            dropped: self.dropped.drain(..self.dropped.len().min(DROPPED_MAX)).collect(),
             log_from: self.log_from,
             tags: self.tags.clone(),
             rolled_back_to: None,
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
+        if let Some(back) = self.in_force.roll_back.take() {
+            (root.positions, root.cursors) = (back.positions, back.cursors);
+            root.rolled_back_to = Some(back.to);
+        }
         let beginning = std::mem::take(&mut self.in_force.beginning);
         root.gaps.extend(beginning.gaps.into_iter().map(|gap| Gap { epoch: root.epoch, ..gap }));
         // What was read since stands above where reading began.
@@ -320,7 +340,7 @@ mod tests {
 
     fn in_force() -> InForce {
         let program = ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) };
-        InForce { program, models: vec![], beginning: Beginning::default() }
+        InForce { program, models: vec![], beginning: Beginning::default(), roll_back: None }
     }
 
     fn started() -> Committer {

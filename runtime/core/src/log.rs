@@ -74,11 +74,16 @@ pub async fn newest_root(store: &dyn Store, seen: Option<&Seen>) -> Result<Optio
     }
     // A root that is listed may be deleted before it is read, but only if there are newer ones.
     loop {
-        let Some(epoch) = epochs(store).await?.last().copied() else { return Ok(None) };
-        if let Some(body) = find(store, epoch).await?
-            && let Some(newest) = newest_from(store, epoch, body).await?
-        {
-            return Ok(Some(newest));
+        let listed = epochs(store).await?.last().copied();
+        // A list may not show yet what was made a moment ago; before there is a hint, that is the beginning.
+        let body = find(store, listed.unwrap_or(0)).await?;
+        match (body, listed) {
+            (Some(body), _) => match newest_from(store, listed.unwrap_or(0), body).await? {
+                Some(newest) => return Ok(Some(newest)),
+                None => {}
+            },
+            (None, None) => return Ok(None),
+            (None, Some(_)) => {}
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Plan {
     pub upload: Arc<dyn Upload>,
     /// When epochs close.
     pub epochs: EpochSettings,
+    /// Whether the workers begin paused: they take no records before they are told to go on.
+    pub paused: bool,
     /// Whether the run ends when the sources are drained.
     pub drain: bool,
     /// While it is set no records are taken in: memory of this process is short.
@@ -240,7 +242,7 @@ fn build(
         positions: BTreeMap::new(),
         epoch: plan.claim,
         epoch_bytes: 0,
-        paused: false,
+        paused: plan.paused,
         drained: false,
         failed: None,
         filled: false,

@@ -18,14 +18,13 @@ use crate::storage::{Disk, Honest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidemill_connectors::lake::{self, Snapshot, SnapshotOptions, StreamTable, TextForm, published_objects};
+use tidemill_core::commit::DROPPED_MAX;
 use tidemill_core::edge::parse_ms;
 use tidemill_core::segment::decode_changes;
 use tidemill_core::view::Share;
 use tidemill_types::invariants::{follows, gives_up_nothing_named, tagged};
-use tidemill_types::{Digest, Epoch, Kind, Root, TableSchema, Value, root_epoch, root_name};
+use tidemill_types::{Digest, Epoch, Kind, Published, Root, TableSchema, Value, root_epoch, root_name};
 
-/// Names that a root may give up at most.
-const DROPPED_MAX: usize = 512;
 /// By how much the clocks of two processes may differ, twice.
 const SKEW_MS: i64 = 2_000;
 
@@ -37,12 +36,16 @@ struct Court {
     topic: Vec<Vec<Record>>,
     retention_ms: i64,
     chain: Vec<Root>,
+    /// When each root of the chain was committed, milliseconds since 1970.
+    committed_ms: Vec<i64>,
     /// Of each table the rows by key digest: the row's digest, its key and its values as text.
     rows: Vec<BTreeMap<Digest, (Digest, String, String)>>,
     history: Vec<Arc<Tables>>,
     vectors: BTreeMap<String, f32>,
     dropped: BTreeSet<String>,
     publications: BTreeMap<Epoch, BTreeSet<String>>,
+    /// Of each published table, by the address of its metadata.
+    tables: BTreeMap<String, BTreeSet<String>>,
     broken: Option<String>,
     counts: Counts,
 }
@@ -238,6 +241,7 @@ impl Judge {
         self.equals_recomputation(&mut court, &root)?;
         court.counts.roots += 1;
         court.counts.claims += usize::from(root.claim);
+        court.committed_ms.push(parse_ms(&root.committed_at).unwrap_or(0));
         court.chain.push(root);
         Ok(())
     }
@@ -290,9 +294,23 @@ impl Judge {
         if let Some(missing) = TABLES.iter().find(|table| !published.tables.contains_key(**table)) {
             return Err(format!("publication {} lacks {missing}", published.epoch));
         }
-        let objects = published_objects(&self.reading(), published).map_err(|error| {
-            format!("root {} names a publication that cannot be read: {error}", root.epoch)
-        })?;
+        let mut objects = BTreeSet::new();
+        for (name, table) in &published.tables {
+            if !court.tables.contains_key(&table.metadata_location) {
+                let alone = BTreeMap::from([(name.clone(), table.clone())]);
+                let alone = Published { epoch: published.epoch, tables: alone };
+                let of_table = published_objects(&self.reading(), &alone).map_err(|error| {
+                    format!("root {} names a publication that cannot be read: {error}", root.epoch)
+                })?;
+                court.tables.insert(table.metadata_location.clone(), of_table);
+            }
+            objects.extend(court.tables[&table.metadata_location].iter().cloned());
+        }
+        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains(name)) {
+            (None, _) => Err(format!("root {} names {name}, which is not there", root.epoch)),
+            (_, true) => Err(format!("root {} names {name}, which was given up", root.epoch)),
+            _ => Ok(()),
+        };
         objects.iter().try_for_each(gone)?;
         court.publications.insert(published.epoch, objects);
         court.counts.publications += 1;
@@ -355,12 +373,6 @@ impl Judge {
     /// The last look: what is left holds all that the newest root needs, and nothing that nobody needs.
     pub fn last_look(&self) -> Result<(), String> {
         let Some(newest) = self.newest() else { return Err("nothing was ever committed".to_string()) };
-        let problems = lake::verify(&self.reading(), &newest).map_err(|error| error.to_string())?;
-        if let Some(problem) = problems.first() {
-            return Err(format!("at the end: {problem}"));
-        }
-        let snapshot = Snapshot::of(self.reading(), newest.clone()).map_err(|error| error.to_string())?;
-        self.compare(&snapshot).map_err(|what| format!("at the end: {what}"))?;
         let court = self.court();
         let mut wanted: BTreeSet<String> =
             court.publications.iter().fold(BTreeSet::new(), |mut all, (epoch, objects)| {
@@ -384,10 +396,17 @@ impl Judge {
             .names("")
             .into_iter()
             .find(|name| !wanted.contains(name) && name != tidemill_core::log::HINT);
-        match left {
-            Some(name) => Err(format!("at the end {name} is left, which nobody needs")),
-            None => Ok(()),
+        drop(court);
+        if let Some(name) = left {
+            return Err(format!("at the end {name} is left, which nobody needs"));
         }
+        let problems = lake::verify(&self.reading(), &newest).map_err(|error| error.to_string())?;
+        if let Some(problem) = problems.first() {
+            return Err(format!("at the end: {problem}"));
+        }
+        let snapshot = Snapshot::of(self.reading(), newest.clone()).map_err(|error| error.to_string())?;
+        self.compare(&snapshot).map_err(|what| format!("at the end: {what}"))?;
+        Ok(())
     }
 
     /// Every table that a snapshot shows, against what it must be.
@@ -454,7 +473,7 @@ fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
 }
 
 fn retained(court: &Court, root: &Root, newest: Epoch, now_ms: i64) -> bool {
-    let at = parse_ms(&root.committed_at).unwrap_or(0);
+    let at = court.committed_ms.get(root.epoch as usize).copied().unwrap_or(now_ms);
     root.epoch == newest || now_ms - at < court.retention_ms - SKEW_MS
 }
 
@@ -468,7 +487,8 @@ fn needed(court: &Court, newest: &Root, now_ms: i64) -> BTreeSet<String> {
     }
     for (from, to) in &ranges {
         names.insert(root_name(*to));
-        for root in all().filter(|root| (*from..=*to).contains(&root.epoch)) {
+        let within = court.chain.get(*from as usize..).unwrap_or_default().iter().chain([newest]);
+        for root in within.take_while(|root| root.epoch <= *to) {
             names.insert(root_name(root.epoch));
             names.extend(root.segments.iter().map(|segment| segment.name.clone()));
         }

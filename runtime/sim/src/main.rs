@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tidemill_sim::mutants::ALL;
 use tidemill_sim::trial::{Outcome, Plan, run};
 
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Runs trials of the simulator.
 #[derive(Parser)]
 #[command(name = "tidemill-sim", version)]

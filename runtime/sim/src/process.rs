@@ -159,8 +159,12 @@ impl Starting {
     }
 
     async fn run(self) -> Result<(), String> {
-        let start =
-            InForce { program: program().id(), models: vec![model()], beginning: Beginning::default() };
+        let start = InForce {
+            program: program().id(),
+            models: vec![model()],
+            beginning: Beginning::default(),
+            roll_back: None,
+        };
         let idle_max_us = match self.world.mutant {
             Some(Mutant::NeverLooksAgain) => u64::MAX,
             _ => idle_max_us(self.world.retention),
@@ -253,6 +257,7 @@ impl Starting {
             program: program().id(),
             models: models_in_force(Some(&claim), model()),
             beginning: Beginning::default(),
+            roll_back: None,
         };
         let committing = Commits {
             store: self.part(Part::Commits),
@@ -309,6 +314,7 @@ impl Starting {
             generation: claim.generation,
             workers: 1,
             abort: abort.clone(),
+            back: None,
             watch: Arc::new(Silent),
         };
         let edge = self.edge.clone();
@@ -322,6 +328,7 @@ impl Starting {
             force_first: false,
             upload: Arc::new(upload),
             epochs: EpochSettings { interval: 200_000, bytes_max: 4096 },
+            paused: false,
             drain: false,
             hold: Arc::default(),
             in_flight_max: 8,
@@ -342,12 +349,14 @@ impl Starting {
             let (bodies, ends) = (BodyCache::new(BODIES), reader::Ends::default());
             let decoders = vec![program().decoder(0)];
             let mut reader = Reader::new(Box::new(source), decoders, &bodies, &|_| {}, &to_worker, &ends);
+            let mut quiet = 0u64;
             loop {
                 match reader.turn() {
                     Next::Left => return,
-                    Next::Again => world.schedule.sleep(1_000).await,
-                    Next::Rest(_) => world.schedule.sleep(20_000).await,
+                    Next::Again => quiet = 0,
+                    Next::Rest(_) => quiet += 1,
                 }
+                world.schedule.sleep((quiet * 20_000).clamp(1_000, 300_000)).await;
             }
         });
     }
@@ -361,7 +370,7 @@ impl Starting {
                 let ask = match asks.try_recv() {
                     Ok(ask) => ask,
                     Err(crossbeam_channel::TryRecvError::Empty) => {
-                        world.schedule.sleep(25_000).await;
+                        world.schedule.sleep(100_000).await;
                         continue;
                     }
                     Err(crossbeam_channel::TryRecvError::Disconnected) => return,
@@ -401,7 +410,7 @@ fn load(
         rows.insert(table, snapshot.rows(table, TextForm::Handles, None, Share::ALL).map_err(text)?);
     }
     let lake = LakeOptions {
-        segments: stored_segments(lake_store.clone(), edge.clone(), 1 << 16),
+        segments: stored_segments(lake_store.clone(), edge.clone(), 1 << 20),
         store: lake_store,
         edge: edge.clone(),
         threads: 1,
@@ -527,7 +536,7 @@ impl Work {
             }
             busy |= self.hear();
             quiet = if busy { 0 } else { quiet + 1 };
-            self.world.schedule.sleep((quiet * 5_000).clamp(1_000, 40_000)).await;
+            self.world.schedule.sleep((quiet * 10_000).clamp(1_000, 200_000)).await;
         }
     }
 

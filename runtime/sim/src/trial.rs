@@ -95,7 +95,7 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(20..60) * SECOND;
+        let lasts = schedule.pick(8..40) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
@@ -268,7 +268,7 @@ impl Director {
             schedule.sleep(RETENTION.as_micros() as u64 * 6 / 5).await;
             for _ in 0..3 {
                 self.record();
-                schedule.sleep(4 * SECOND).await;
+                schedule.sleep(2 * SECOND).await;
             }
             left = world.judge.last_look();
             if left.is_ok() {

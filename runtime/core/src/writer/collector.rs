@@ -21,7 +21,9 @@
 //! looked for again and again. So nothing is taken for an orphan that somebody is about to name: a writer of
 //! a lower generation names nothing any more, and this one makes nothing below the log.
 
+use super::kept::{needed_from, no_such, taken};
 use super::uploads::{segment_epoch, segment_generation};
+use crate::commit::DROPPED_MAX;
 use crate::edge::{SharedEdge, parse_ms};
 use crate::log::read_root;
 use crate::store::{SharedStore, StoreError};
@@ -32,8 +34,6 @@ use tidemill_types::{Epoch, Root, Tag, root_epoch, root_name};
 
 /// Roots that one step looks at.
 const ROOTS_A_STEP: usize = 512;
-/// Names that one root lists as dropped.
-const NAMES_A_ROOT: usize = 512;
 
 /// What stays readable: a commit that is younger than `time`, or is one of the newest `commits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,7 +136,6 @@ impl Collector {
     ) -> Result<Option<Dropped>, String> {
         if self.waiting.is_empty() && now - self.looked_at >= self.look_every_ms() {
             self.looked_at = now;
-            self.know_held(view)?;
             if let Some(before) = &self.left_by {
                 let left = self.edge.block_on(left(&self.store, view, before.as_ref(), newest.generation));
                 self.waiting.extend(left.map_err(text)?);
@@ -147,10 +146,15 @@ impl Collector {
                 self.swept_at = now;
                 self.sweep_below(view)?;
             }
-            self.waiting.retain(|name| !self.held.contains(name));
         }
-        let count = self.waiting.len().min(NAMES_A_ROOT);
-        let names: Vec<String> = self.waiting.drain(..count).collect();
+        // A look may have ended early, by a failure: what it had found by then is looked through here.
+        self.know_held(view)?;
+        let mut names = Vec::new();
+        while names.len() < DROPPED_MAX
+            && let Some(name) = self.waiting.pop_front()
+        {
+            names.extend((!self.held.contains(&name)).then_some(name));
+        }
         Ok((!names.is_empty()).then_some((names, self.log_from)))
     }
 
@@ -162,7 +166,7 @@ impl Collector {
         epoch: Option<Epoch>,
     ) -> Result<BTreeMap<String, Tag>, String> {
         let Some(epoch) = epoch else {
-            self.tags.remove(&name).ok_or_else(|| format!("there is no tag {name}"))?;
+            self.tags.remove(&name).ok_or_else(|| no_such(&name))?;
             self.held_known = false;
             // What it alone kept lies below the log.
             self.swept_at = 0;
@@ -178,17 +182,14 @@ impl Collector {
             None if epoch < self.log_from => return Err(gone()),
             None => {
                 let root = self.root(epoch)?.ok_or_else(|| format!("epoch {epoch} is not committed yet"))?;
-                let from = root.published.map_or(0, |published| published.epoch + 1);
+                let from = needed_from(&root);
                 if from < self.log_from {
                     return Err(gone());
                 }
                 Tag { epoch, from }
             }
         };
-        if let Some(other) = self.tags.get(&name).filter(|other| other.epoch != epoch) {
-            let taken = other.epoch;
-            return Err(format!("the tag {name} names epoch {taken}; delete it first (--delete)"));
-        }
+        taken(&self.tags, &name, epoch)?;
         self.tags.insert(name.clone(), tag);
         self.held_known = false;
         if let Err(error) = self.know_held(view) {

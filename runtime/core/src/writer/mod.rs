@@ -16,7 +16,9 @@
 mod claim;
 mod collector;
 mod commits;
+mod kept;
 mod publishing;
+pub mod requests;
 mod subtract;
 mod sweeper;
 mod uploads;
@@ -24,6 +26,7 @@ mod uploads;
 pub use claim::{Claim, ClaimError, Claimed, claim_store};
 pub use collector::{Collector, Retention};
 pub use commits::{CommitWatch, Commits, Standing, ToCommitter, idle_max_us};
+pub use kept::{kept_root, tag_alone};
 pub use publishing::{Due, PublicationWatch, Publishing, ToPublisher};
 pub use sweeper::{Sweeper, delete_all};
-pub use uploads::{UploadWatch, Uploads, segment_epoch, segment_generation};
+pub use uploads::{Back, Bodied, UploadWatch, Uploads, segment_epoch, segment_generation};

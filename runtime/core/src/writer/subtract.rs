@@ -35,7 +35,8 @@ pub(super) fn subtract(
     Ok(rest)
 }
 
-fn difference(
+/// The changes of a share of one table from what is stored to what was recomputed.
+pub(super) fn difference(
     table: &str,
     recomputed: Vec<Box<dyn ChangeBatch>>,
     stored: &dyn Stored,

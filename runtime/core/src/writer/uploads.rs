@@ -5,19 +5,19 @@
 //! after an unclear answer can only write the same bytes again. A store that fails is asked again, with
 //! growing pauses; nothing is lost meanwhile: the epoch stays open-ended, the sources pause.
 
-use super::subtract::subtract;
+use super::subtract::{difference, subtract};
 use crate::edge::SharedEdge;
 use crate::program::Program;
 use crate::seal::{Upload, Uploaded};
 use crate::segment::{Encoded, SegmentDraft, encode};
 use crate::store::{SharedStore, StoreError};
-use crate::view::{Share, Stored};
+use crate::view::{Share, Stored, ViewError};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tidemill_types::{Digest, Epoch, SegmentRef, TableSchema};
+use tidemill_types::{Digest, Epoch, SegmentRef, TableSchema, Value, key_digest};
 
 /// The pause after the first failure, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -45,10 +45,33 @@ pub struct Uploads {
     pub generation: u64,
     /// Workers of this run.
     pub workers: usize,
+    /// The commit that this run goes back to, if it does.
+    pub back: Option<Back>,
     /// Set when the run shall end at once: then nothing is tried again.
     pub abort: Arc<AtomicBool>,
     /// Who wants to know.
     pub watch: Arc<dyn UploadWatch>,
+}
+
+/// The commit that a run goes back to.
+#[derive(Clone)]
+pub struct Back {
+    /// Its tables.
+    pub tables: Arc<dyn Bodied>,
+    /// Those of them that hold again as they are: source tables, words, rejects.
+    pub restored: Arc<[String]>,
+}
+
+/// Stored tables whose bodies can be had.
+pub trait Bodied: Stored {
+    /// Hands out the bodies of rows of a source table or of words, `(key, body's digest)`, by their places in
+    /// `wanted` and in no order.
+    fn bodies(
+        &self,
+        table: &str,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), ViewError>;
 }
 
 impl Upload for Uploads {
@@ -83,8 +106,49 @@ impl Uploads {
             let share = Share { number: draft.worker, of: self.workers };
             let derived = |table: &str| self.program.is_derived(table);
             draft.tables = subtract(&self.schemas, draft.tables, &*self.stored, share, derived)?;
+            if let Some(back) = &self.back {
+                self.restore(&mut draft, back, share).map_err(|error| error.to_string())?;
+            }
         }
         encode(&self.schemas, draft).map_err(|error| error.to_string())
+    }
+
+    /// Adds what leads from the present source tables, words and rejects to those of the commit that the run
+    /// goes back to, with the bodies of the rows that come again.
+    fn restore(&self, draft: &mut SegmentDraft, back: &Back, share: Share) -> Result<(), ViewError> {
+        for (place, schema) in self.schemas.iter().enumerate() {
+            if !back.restored.contains(&schema.name) {
+                continue;
+            }
+            let mut old: Vec<(Vec<Value>, i64)> = Vec::new();
+            back.tables.for_each_row(&schema.name, None, share, &mut |row| {
+                old.push((row, 1));
+                Ok(())
+            })?;
+            let changes = difference(&schema.name, vec![Box::new(old)], &*self.stored, share)?;
+            let bodies = changes.iter().filter(|(_, diff)| *diff > 0).flat_map(|(row, _)| {
+                let key = key_digest(schema, row.iter().map(Value::cell));
+                let body = |value: &Value| match value {
+                    Value::Text(text) => Some((key, text.digest)),
+                    _ => None,
+                };
+                row.iter().filter_map(body).collect::<Vec<_>>()
+            });
+            let wanted: Vec<(Digest, Digest)> = bodies.collect();
+            let mut found = vec![None; wanted.len()];
+            back.tables.bodies(&schema.name, &wanted, &mut |place, body| {
+                found[place] = Some((wanted[place].1, Bytes::copy_from_slice(body)));
+            })?;
+            if let Some(missing) = found.iter().position(Option::is_none) {
+                let (key, body) = wanted[missing];
+                let table = &schema.name;
+                return Err(ViewError(format!("the body {body} of {table}'s row {key} cannot be found")));
+            }
+            draft.bodies.extend(found.into_iter().flatten());
+            draft.tables.push((place, Box::new(changes)));
+        }
+        keep_once(&mut draft.bodies);
+        Ok(())
     }
 
     /// Puts an object; an unclear answer is put again. An error: the store is closed, or the run was aborted.

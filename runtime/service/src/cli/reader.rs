@@ -12,6 +12,7 @@ use tidemill_core::program::{Extract, Program};
 use tidemill_core::segment::{Change, decode_changes};
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::Share;
+use tidemill_types::invariants::tagged;
 use tidemill_types::{Digest, Epoch, Root, TableSchema, Value, root_name, row_digest};
 
 impl From<LakeError> for Error {
@@ -61,7 +62,7 @@ impl StoreReader {
         if epoch > newest {
             return Err(Error::failed(format!("epoch {epoch} is not committed; the newest is {newest}")));
         }
-        if epoch < self.oldest()? {
+        if !tagged(&self.newest, epoch) && epoch < self.oldest()? {
             return Err(self.forgotten(epoch));
         }
         Ok(self.runtime.block_on(log::read_root(self.store.as_ref(), epoch))?)
@@ -73,6 +74,9 @@ impl StoreReader {
     pub fn readable_root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
         let root = self.root(epoch)?;
         let wanted = root.epoch;
+        if self.newest.tags.values().any(|tag| tag.epoch == wanted) {
+            return Ok(root);
+        }
         self.based(root, self.oldest()?)?.ok_or_else(|| self.forgotten(wanted))
     }
 

@@ -14,7 +14,7 @@ const SHOWN_MAX: usize = 5;
 /// Prints what is amiss, or a last line that begins with `ok:`.
 pub fn verify(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
-    let root = reader.readable_root(call.number("at"))?;
+    let root = reader.readable_root(call.epoch("at", &reader)?)?;
     let mut problems = reader.check(&root)?;
     let mut checked = format!("epoch {}: {} segments", root.epoch, root.segments.len());
     if problems.is_empty() {

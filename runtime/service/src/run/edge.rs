@@ -4,7 +4,7 @@ use super::clock::Stopwatch;
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::memory::MemoryWatch;
-use super::start::{Started, StoredAtStart};
+use super::start::{Filling, Started, StoredAtStart};
 use crate::Error;
 use crate::config::Settings;
 use bytes::Bytes;
@@ -72,6 +72,11 @@ impl Edge {
 
     pub(super) fn sealed(&self, epoch: SealedEpoch) {
         let _ = self.committer.unbounded_send(ToCommitter::Sealed(epoch));
+    }
+
+    /// Where the publisher is told something.
+    pub(super) fn publisher(&self) -> UnboundedSender<ToPublisher> {
+        self.publisher.clone()
     }
 
     /// Everything is committed: publish the last change.
@@ -171,11 +176,13 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     };
     let overdue = started.claim.epoch > 0 && due.now(started.edge.now_ms());
     if overdue {
-        let _ = to_conductor.send(ToConductor::Pause(true));
         tracing::info!("the sources begin paused: a publication is overdue");
     }
-    started.gauges.pause_for_the_lake(overdue);
+    // The commit that goes back holds nothing else; the watch lets the sources go on after it.
+    let paused = overdue || started.back.is_some();
+    started.gauges.pause_for_the_lake(paused);
     started.gauges.overdue_start(overdue);
+    started.gauges.goes_back(started.back.is_some());
     started.gauges.lag(due.changed_since);
     let publishing = Publishing {
         view: lake.publisher,
@@ -223,7 +230,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         leave: leave.clone(),
     };
     threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
-    let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
+    let workers = spawn_workers(plan(started, &launch, &abort, paused), workers, slots)?;
     Ok(Edge {
         from_conductor,
         to_conductor,
@@ -310,7 +317,9 @@ fn spawn_reader(
     failed: &Sender<String>,
 ) -> Result<JoinHandle<()>, Error> {
     let claim = &started.claim;
-    let (positions, cursors) = started.in_force.beginning.applied_to(&claim.positions, &claim.cursors);
+    let back = started.in_force.roll_back.as_ref();
+    let at = back.map_or((&claim.positions, &claim.cursors), |back| (&back.positions, &back.cursors));
+    let (positions, cursors) = started.in_force.beginning.applied_to(at.0, at.1);
     let source = launch.sources.open(index, launch.settings.workers, &positions, &cursors)?;
     let streams = started.program.streams().len();
     let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
@@ -322,7 +331,7 @@ fn spawn_reader(
     })
 }
 
-fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
+fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, paused: bool) -> Arc<Plan> {
     let program: Arc<dyn Program> = started.program.clone();
     let upload = Uploads {
         store: started.store.clone(),
@@ -332,6 +341,7 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<
         stored: started.stored.clone(),
         generation: started.claim.generation,
         workers: launch.settings.workers,
+        back: started.back.clone(),
         abort: abort.clone(),
         watch: Arc::new(Durable { gauges: started.gauges.clone(), segments: started.segments.clone() }),
     };
@@ -340,12 +350,13 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<
         program,
         schemas: started.schemas.clone(),
         models: started.in_force.models.clone().into(),
-        stored: started.stored.clone(),
+        stored: Arc::new(Filling { stored: started.stored.clone(), back: started.back.clone() }),
         claim: started.claim.epoch,
         changed: started.changed,
         upload: Arc::new(upload),
         epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
         force_first: started.changed || !started.in_force.beginning.positions.is_empty(),
+        paused,
         drain: launch.drain,
         hold: launch.ends.hold.clone(),
         in_flight_max: IN_FLIGHT_MAX,

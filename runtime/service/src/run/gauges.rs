@@ -16,7 +16,7 @@ use tidemill_core::reader::{Counted, Taken};
 use tidemill_core::source::{Lag, Standing};
 use tidemill_core::view::Cost;
 use tidemill_core::writer::PublicationWatch;
-use tidemill_types::{Epoch, Partition, Positions, Root};
+use tidemill_types::{Epoch, Partition, Positions, Root, Tag};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
 const KEPT: usize = 10_000;
@@ -70,6 +70,9 @@ struct Inner {
     open_holds: bool,
     publishing: bool,
     overdue_start: bool,
+    /// See [`Gauges::goes_back`].
+    goes_back: bool,
+    tags: BTreeMap<String, Tag>,
     oldest_unpublished_ms: Option<i64>,
     positions: Positions,
     sources: Standing,
@@ -260,6 +263,8 @@ impl Gauges {
         let mut inner = self.inner();
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
+        inner.tags.clone_from(&root.tags);
+        inner.goes_back &= root.rolled_back_to.is_none();
         inner.commits += 1;
         inner.published = root.published.as_ref().map(|p| p.epoch);
         if let Some((opened, closed)) = inner.closed.remove(&root.epoch) {
@@ -348,6 +353,21 @@ impl Gauges {
         inner.sources = standing;
     }
 
+    /// Whether the next commit goes back to an earlier one: nothing is taken in before it.
+    pub fn goes_back(&self, goes_back: bool) {
+        self.inner().goes_back = goes_back;
+    }
+
+    /// See [`Gauges::goes_back`].
+    pub fn is_going_back(&self) -> bool {
+        self.inner().goes_back
+    }
+
+    /// A tag of the newest commit.
+    pub fn tag(&self, name: &str) -> Option<Tag> {
+        self.inner().tags.get(name).copied()
+    }
+
     /// Whether a publication was overdue at the start and none has been named since.
     pub fn overdue_start(&self, overdue: bool) {
         self.inner().overdue_start = overdue;
@@ -358,7 +378,7 @@ impl Gauges {
     pub fn lake_lags(&self, now_ms: i64, lag_max: Duration) -> bool {
         let inner = self.inner();
         let late = |since: i64| i128::from(now_ms.saturating_sub(since)) > lag_max.as_millis() as i128;
-        inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
+        inner.goes_back || inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
     /// What the metrics say; `at` is the time of the run's stopwatch and `now_ms` that of the day.

@@ -13,7 +13,7 @@ use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{Beginning, InForce, models_in_force};
+use tidemill_core::commit::{Beginning, InForce, RollBack, models_in_force};
 use tidemill_core::edge::{SharedEdge, parse_ms};
 use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::program::Program;
@@ -21,7 +21,7 @@ use tidemill_core::source::SourceFactory;
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::{EachRow, Share, Stored, View, ViewError};
 use tidemill_core::writer::{
-    Claim, ClaimError, Claimed, Collector, Retention, Standing, claim_store, idle_max_us,
+    Back, Claim, ClaimError, Claimed, Collector, Retention, Standing, claim_store, idle_max_us, kept_root,
 };
 use tidemill_types::{Epoch, ModelId, Root, TableSchema};
 use tokio::runtime::Handle;
@@ -38,6 +38,8 @@ pub(super) struct Claiming<'a> {
     pub(super) stopwatch: Stopwatch,
     pub(super) bodies: BodyCache,
     pub(super) gauges: Arc<Gauges>,
+    /// The commit to go back to, if one is.
+    pub(super) roll_back: Option<Epoch>,
 }
 
 /// A claimed store, before anything runs.
@@ -54,6 +56,8 @@ pub(super) struct Started {
     pub(super) standing: Standing,
     pub(super) in_force: InForce,
     pub(super) changed: bool,
+    /// The commit that the run goes back to, if it does.
+    pub(super) back: Option<Back>,
     pub(super) stored: Arc<StoredAtStart>,
     pub(super) segments: Arc<SegmentCache>,
     pub(super) snapshots: SnapshotOptions,
@@ -128,19 +132,73 @@ async fn newest_for(store: &SharedStore, program: &dyn Program) -> Result<Option
     }
 }
 
+/// The tables of a commit that a run goes back to.
+fn gone_back(snapshots: &SnapshotOptions, program: &dyn Program, root: Root) -> Result<Back, Error> {
+    let sources = program.source_tables().into_iter().flat_map(|(raw, words)| [raw, words]);
+    let restored = sources.chain([program.rejects_table().to_string()]).collect();
+    Ok(Back { tables: Arc::new(Snapshot::of(snapshots.clone(), root)?), restored })
+}
+
+/// What the workers are filled with: the words of the commit that the run goes back to, if it does, and all
+/// else as it is at the claim.
+pub(super) struct Filling {
+    pub(super) stored: Arc<StoredAtStart>,
+    pub(super) back: Option<Back>,
+}
+
+impl Stored for Filling {
+    fn for_each_row(
+        &self,
+        table: &str,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: EachRow<'_>,
+    ) -> Result<(), ViewError> {
+        match self.back.as_ref().filter(|back| back.restored.iter().any(|restored| restored == table)) {
+            Some(back) => back.tables.for_each_row(table, columns, share, each),
+            None => self.stored.for_each_row(table, columns, share, each),
+        }
+    }
+}
+
 /// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
 pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
-    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies, gauges } =
-        claiming;
+    let Claiming {
+        store,
+        program,
+        sources,
+        stop,
+        settings,
+        model,
+        runtime,
+        stopwatch,
+        bodies,
+        gauges,
+        roll_back,
+    } = claiming;
     // A run that cannot begin must not shut out the writer that is at work.
     let newest = runtime.block_on(newest_for(&store, &*program))?;
-    let (positions, cursors) = newest.map(|root| (root.positions, root.cursors)).unwrap_or_default();
+    let back = match (roll_back, &newest) {
+        (None, _) => None,
+        (Some(to), Some(newest)) => {
+            Some(runtime.block_on(kept_root(&store, newest, to)).map_err(Error::failed)?)
+        }
+        (Some(to), None) => {
+            return Err(Error::failed(format!("epoch {to} is not committed: the store is empty")));
+        }
+    };
+    let goes_on_from = back.clone().or(newest);
+    let (positions, cursors) = goes_on_from.map(|root| (root.positions, root.cursors)).unwrap_or_default();
     if sources.begin(&positions, &cursors, stop)?.is_none() {
         return Ok(None);
     }
     let edge = Tokio::shared(runtime.clone());
-    let start =
-        InForce { program: program.id(), models: vec![model.clone()], beginning: Beginning::default() };
+    let start = InForce {
+        program: program.id(),
+        models: vec![model.clone()],
+        beginning: Beginning::default(),
+        roll_back: None,
+    };
     let refused = |newest: &Root| refused(&*program, newest);
     let claimed = claim_store(Claim {
         store: &store,
@@ -154,13 +212,21 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
     gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
-    let Some(beginning) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
+    let goes_on_from = back.as_ref().unwrap_or(&claim);
+    let beginning = sources.begin(&goes_on_from.positions, &goes_on_from.cursors, stop)?;
+    let Some(beginning) = beginning else { return Ok(None) };
     beginning
         .gaps
         .iter()
         .for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
-    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model), beginning };
-    let changed = in_force.program != claim.program || in_force.models != claim.models;
+    let roll_back = back.as_ref().map(|root| RollBack {
+        to: root.epoch,
+        positions: root.positions.clone(),
+        cursors: root.cursors.clone(),
+    });
+    let models = models_in_force(Some(&claim), model);
+    let in_force = InForce { program: program.id(), models, beginning, roll_back };
+    let changed = in_force.program != claim.program || in_force.models != claim.models || back.is_some();
     let schemas: Arc<[TableSchema]> = program.tables().into();
     let snapshots = SnapshotOptions {
         store: store.clone(),
@@ -172,6 +238,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
         memory_bytes_max: settings.memory.publish_bytes() as usize,
     };
     let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
+    let back = back.map(|root| gone_back(&snapshots, &*program, root)).transpose()?;
     gauges.start(&claim, rows(&stored, &schemas)?);
     let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
     let mut started = Started {
@@ -186,6 +253,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
         standing,
         in_force,
         changed,
+        back,
         stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
         segments,
         snapshots,
