@@ -18,7 +18,9 @@ use crate::store::{Store, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use tidemill_types::invariants::follows;
 use tidemill_types::{Epoch, FORMAT, Root, root_epoch, root_name};
 
 /// The object that holds the hint: an epoch as decimal digits, a space, the nonce of its root.
@@ -143,8 +145,17 @@ pub async fn read_root(store: &dyn Store, epoch: Epoch) -> Result<Root, StoreErr
 fn parse(store: &dyn Store, epoch: Epoch, body: &[u8]) -> Result<Root, StoreError> {
     let failed =
         |what: String| StoreError::Damaged(format!("{}/{} {what}", store.location(), root_name(epoch)));
-    let damaged = |error: serde_json::Error| failed(format!("is not a root: {error}; the store is damaged"));
+    let damaged = |error: serde_json::Error| {
+        failed(format!("is not a root: {error}; the store is damaged: restore it from a copy"))
+    };
     let head: Head = serde_json::from_slice(body).map_err(damaged)?;
+    if Root::is_whole(body) == Some(false) {
+        return Err(failed(
+            "is not what was written: its bytes do not have the digest at its end; restore it from a copy of the \
+             store"
+                .to_string(),
+        ));
+    }
     if head.format.as_u64() != Some(u64::from(FORMAT)) {
         let format = head.format;
         return Err(failed(format!(
@@ -153,7 +164,10 @@ fn parse(store: &dyn Store, epoch: Epoch, body: &[u8]) -> Result<Root, StoreErro
     }
     let root: Root = serde_json::from_slice(body).map_err(damaged)?;
     if root.epoch != epoch {
-        return Err(failed(format!("holds the root of epoch {}; the store is damaged", root.epoch)));
+        return Err(failed(format!(
+            "holds the root of epoch {}; the store is damaged: restore it from a copy",
+            root.epoch
+        )));
     }
     Ok(root)
 }
@@ -225,4 +239,57 @@ pub async fn write_hint(store: &dyn Store, seen: &Seen) -> Result<(), StoreError
         return Ok(());
     }
     store.put(HINT, Bytes::from(format!("{} {}", seen.epoch, seen.nonce))).await
+}
+
+/// What is wrong with the log that a newest root speaks of, each problem with its object: roots that are missing,
+/// that are not what was written, or that may not follow each other; and a hint that leads nowhere. Gives the
+/// roots that can be read, too. All of the log is read.
+///
+/// # Errors
+///
+/// When the store cannot be asked.
+pub async fn verify(store: &dyn Store, newest: &Root) -> Result<(Vec<String>, Vec<Root>), StoreError> {
+    let (mut problems, mut good) = (Vec::new(), Vec::new());
+    let mut wanted: BTreeSet<Epoch> = (newest.log_from..=newest.epoch).collect();
+    wanted.extend(newest.tags.values().flat_map(|tag| tag.from.min(tag.epoch)..=tag.epoch));
+    let read = |epoch| async move { (epoch, read_root(store, epoch).await) };
+    let mut roots = stream::iter(wanted).map(read).buffered(READS_MAX);
+    let mut previous: Option<Root> = None;
+    while let Some((epoch, root)) = roots.next().await {
+        let root = match root {
+            Ok(root) => root,
+            Err(StoreError::NotFound { .. }) => {
+                problems.push(format!(
+                    "{} is missing, and the log goes on after it; restore it from a copy of the store",
+                    root_name(epoch)
+                ));
+                continue;
+            }
+            Err(StoreError::Damaged(what)) => {
+                problems.push(what);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(previous) = previous.filter(|previous| previous.epoch + 1 == epoch)
+            && let Err(broken) = follows(&previous, &root)
+        {
+            problems.push(format!("{}: {broken}; restore it from a copy of the store", root_name(epoch)));
+        }
+        previous = Some(root.clone());
+        good.push(root);
+    }
+    let hint = store.get(HINT).await;
+    let found = match &hint {
+        Ok(body) => Seen::parse(body),
+        Err(StoreError::NotFound { .. }) => return Ok((problems, good)),
+        Err(error) => return Err(error.clone()),
+    };
+    let leads = found.is_some_and(|hint| good.iter().any(|root| Seen::of(root) == hint));
+    if !leads {
+        problems.push(format!(
+            "{HINT} is not what a writer wrote; nothing is lost by it: delete it, a run writes it anew"
+        ));
+    }
+    Ok((problems, good))
 }

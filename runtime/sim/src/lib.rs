@@ -21,7 +21,9 @@ pub mod mutants;
 mod process;
 mod program;
 mod schedule;
+mod side;
 mod storage;
 pub mod trial;
 
 pub use judge::Counts;
+pub use side::side_by_side;

@@ -7,8 +7,9 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tidemill_sim::mutants::ALL;
+use tidemill_sim::side_by_side;
 use tidemill_sim::trial::{Outcome, Plan, run};
 
 #[global_allocator]
@@ -33,9 +34,6 @@ struct Arguments {
     /// With one of the deliberate bugs in, by its name; `list` prints the names.
     #[arg(long)]
     mutant: Option<String>,
-    /// Threads, each with a trial of its own.
-    #[arg(long, default_value_t = 2)]
-    threads: u64,
 }
 
 fn main() -> ExitCode {
@@ -54,24 +52,14 @@ fn main() -> ExitCode {
         }
     };
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
-    let (next, failed) = (AtomicU64::new(from), AtomicBool::new(false));
-    let told = arguments.tell;
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.threads.min(seeds).max(1) {
-            scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= from + seeds {
-                        return;
-                    }
-                    let outcome = run(Plan { seed, told, mutant });
-                    say(seed, &outcome, told || seeds == 1);
-                    if outcome.broken.is_some() {
-                        failed.store(true, Ordering::Relaxed);
-                    }
-                }
-            });
+    let (failed, told) = (AtomicBool::new(false), arguments.tell);
+    side_by_side(from..from + seeds, |seed| {
+        let outcome = run(Plan { seed, told, mutant });
+        say(seed, &outcome, told || seeds == 1);
+        if outcome.broken.is_some() {
+            failed.store(true, Ordering::Relaxed);
         }
+        !failed.load(Ordering::Relaxed)
     });
     match failed.load(Ordering::Relaxed) {
         true => ExitCode::FAILURE,

@@ -221,7 +221,7 @@ impl Wrong {
         }
         let Ok(mut root) = serde_json::from_slice::<Root>(&body) else { return body };
         root.committed_at.push_str(" and more");
-        serde_json::to_vec(&root).map_or(body, Bytes::from)
+        root.to_bytes().map_or(body, Bytes::from)
     }
 }
 
@@ -263,7 +263,7 @@ impl Store for Wrong {
                     return self.store.create(name, body).await;
                 };
                 root.generation = (root.generation - 1).max(1);
-                let body = serde_json::to_vec(&root).map_or(body, Bytes::from);
+                let body = root.to_bytes().map_or(body, Bytes::from);
                 self.store.create(name, body).await
             }
             Mutant::IgnoresTheFence => {

@@ -95,12 +95,12 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(8..40) * SECOND;
+        let lasts = schedule.pick(5..22) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
         while schedule.now() < lasts && world.judge.broken().is_none() {
-            schedule.sleep(schedule.pick(50_000..3 * SECOND)).await;
+            schedule.sleep(schedule.pick(20_000..1_800_000)).await;
             self.strike().await;
             if self.at_work().is_empty() {
                 self.start();

@@ -3,10 +3,9 @@
 //! `SIM_SEEDS` asks for more or fewer seeds; the command `cargo run -p tidemill-sim` for any.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use tidemill_sim::Counts;
 use tidemill_sim::mutants::{ALL, Mutant};
 use tidemill_sim::trial::{Outcome, Plan, run};
+use tidemill_sim::{Counts, side_by_side};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -37,27 +36,10 @@ fn added(a: Counts, b: Counts) -> Counts {
     }
 }
 
-/// Works on numbers from 0 with two threads.
-fn side_by_side(end: u64, work: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    match next.fetch_add(1, Ordering::Relaxed) {
-                        number if number < end => work(number),
-                        _ => return,
-                    }
-                }
-            });
-        }
-    });
-}
-
 #[test]
 fn no_history_breaks_an_invariant() {
     let all = Mutex::new(Counts::default());
-    side_by_side(seeds(), |seed| {
+    side_by_side(0..seeds(), |seed| {
         let outcome = trial(seed, None);
         assert_eq!(
             outcome.broken, None,
@@ -65,6 +47,7 @@ fn no_history_breaks_an_invariant() {
         );
         let mut all = all.lock().unwrap();
         *all = added(*all, outcome.counts);
+        true
     });
     let all = all.into_inner().unwrap();
     let tame = [all.fenced, all.killed, all.stopped, all.read].iter().any(|n| (*n as u64) < seeds() / 2);
@@ -82,12 +65,13 @@ fn the_same_seed_is_the_same_history_to_the_byte() {
 #[test]
 fn every_deliberate_bug_is_found() {
     let missed = Mutex::new(Vec::new());
-    side_by_side(ALL.len() as u64, |number| {
+    side_by_side(0..ALL.len() as u64, |number| {
         let mutant = ALL[number as usize];
         match (0..FOUND_WITHIN).find(|seed| trial(*seed, Some(mutant)).broken.is_some()) {
             Some(seed) => println!("{mutant:?}: seed {seed}"),
             None => missed.lock().unwrap().push(mutant),
         }
+        true
     });
     let missed = missed.into_inner().unwrap();
     assert!(missed.is_empty(), "not found within {FOUND_WITHIN} seeds: {missed:?}");

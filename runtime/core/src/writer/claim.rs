@@ -115,7 +115,7 @@ impl Claim<'_> {
     /// an unclear answer left behind may still arrive.
     async fn put(&self, claim: &Root, failures: &mut Failures) -> Result<bool, StoreError> {
         let name = root_name(claim.epoch);
-        let body = serde_json::to_vec(claim).map_err(|error| StoreError::Failed(error.to_string()))?;
+        let body = claim.to_bytes().map_err(|error| StoreError::Failed(error.to_string()))?;
         let body = Bytes::from(body);
         loop {
             let failed = match self.store.create(&name, body.clone()).await {

@@ -223,7 +223,7 @@ impl Commits {
     }
 
     async fn put(&self, root: &Root) -> Result<PutAnswer, String> {
-        let body = serde_json::to_vec(root).map_err(|error| error.to_string())?;
+        let body = root.to_bytes().map_err(|error| error.to_string())?;
         match self.store.create(&root_name(root.epoch), Bytes::from(body)).await {
             Ok(Created::New) => Ok(PutAnswer::New),
             Ok(Created::Exists) => Ok(PutAnswer::Unclear),

@@ -147,7 +147,7 @@ fn readers() -> [Command; 6] {
             .arg(table())
             .arg(epoch("from", "The earlier commit").required(true))
             .arg(epoch("to", "The later commit").required(true)),
-        reading("verify", "Checks everything that a commit refers to")
+        reading("verify", "Checks every byte that is retained, or with --at what one commit refers to")
             .arg(at())
             .arg(switch("recompute", "Also recompute every table from the source tables and compare")),
     ]

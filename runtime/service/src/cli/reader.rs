@@ -175,6 +175,22 @@ impl StoreReader {
         Ok(lake::verify(&self.options(&program), root)?)
     }
 
+    /// What is wrong with all that is retained: the log, and what its roots refer to.
+    pub fn check_all(&self) -> Result<Vec<String>, Error> {
+        let mut newest = self.newest.clone();
+        loop {
+            let (mut problems, roots) = self.runtime.block_on(log::verify(self.store.as_ref(), &newest))?;
+            let program = self.program(&newest)?;
+            problems.extend(lake::verify_all(&self.options(&program), &roots)?);
+            // Beside a run, old commits go while they are looked at.
+            let now = self.runtime.block_on(log::newest_root(self.store.as_ref(), None))?;
+            match now.filter(|now| now.log_from > newest.log_from && !problems.is_empty()) {
+                Some(now) => newest = now,
+                None => return Ok(problems),
+            }
+        }
+    }
+
     /// The changes of one table in one commit, texts as handles.
     pub fn changes(&self, root: &Root, schema: &TableSchema) -> Result<Vec<Change>, Error> {
         let mut changes = Vec::new();

@@ -4,7 +4,7 @@
 //! types <── core <──┬─ operators  ─┐
 //!                   ├─ connectors ─┼── tidemill <──┬─ examples
 //!                   ├─ gpu        ─┘               └─ loadtest
-//!                   └─ sim (only ever a dev-dependency)
+//!                   └─ operators, connectors <── sim (only ever a dev-dependency)
 //! ```
 
 use super::{none, root};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tidemill-types", &[]),
     ("tidemill-core", &["tidemill-types"]),
-    ("tidemill-sim", &["tidemill-types", "tidemill-core"]),
+    ("tidemill-sim", &["tidemill-types", "tidemill-core", "tidemill-operators", "tidemill-connectors"]),
     ("tidemill-operators", &["tidemill-types", "tidemill-core"]),
     ("tidemill-connectors", &["tidemill-types", "tidemill-core"]),
     ("tidemill-gpu", &["tidemill-types", "tidemill-core"]),
