@@ -80,10 +80,11 @@ pub async fn newest_root(store: &dyn Store, seen: Option<&Seen>) -> Result<Optio
         // A list may not show yet what was made a moment ago; before there is a hint, that is the beginning.
         let body = find(store, listed.unwrap_or(0)).await?;
         match (body, listed) {
-            (Some(body), _) => match newest_from(store, listed.unwrap_or(0), body).await? {
-                Some(newest) => return Ok(Some(newest)),
-                None => {}
-            },
+            (Some(body), _) => {
+                if let Some(newest) = newest_from(store, listed.unwrap_or(0), body).await? {
+                    return Ok(Some(newest));
+                }
+            }
             (None, None) => return Ok(None),
             (None, Some(_)) => {}
         }

@@ -100,6 +100,9 @@ fn whatever_is_missing_cut_short_or_changed_is_found_and_named() {
     assert_eq!(problems(&held), Vec::<String>::new(), "everything was put back");
 }
 
+/// Changes an object's bytes; `false`: it is removed.
+type Change<'c> = &'c dyn Fn(&mut Vec<u8>) -> bool;
+
 fn name_of(object: &Path) -> String {
     object.file_name().expect("a name").to_string_lossy().to_string()
 }
@@ -136,7 +139,7 @@ fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() 
             bytes.truncate(bytes.len() / 2);
             true
         };
-        let changes: [&dyn Fn(&mut Vec<u8>) -> bool; 3] = [&flip, &cut, &|_| false];
+        let changes: [Change<'_>; 3] = [&flip, &cut, &|_| false];
         for change in changes {
             let found = found_by(problems, object, change);
             let told = found.iter().any(|problem| problem.contains("restore"));

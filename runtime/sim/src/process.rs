@@ -199,6 +199,7 @@ impl Starting {
     }
 
     /// Joins the parts up, and runs until one of them ends.
+    // long: one place shows which channel joins which two parts of a process.
     async fn join_up(self, claimed: Claimed, loaded: Loaded) -> Result<(), String> {
         let Claimed { before, claim, standing } = claimed;
         let world = &self.world;

@@ -265,6 +265,7 @@ pub fn shown(schema: &TableSchema, values: &[Value]) -> (String, String) {
 
 /// The tables that follow from the records below some positions and from some results: each of `vectors` is
 /// a text's digest in hex and the first number of its vector.
+// long: it is the definition of all tables, read from top to bottom.
 pub fn recomputed(
     topic: &[Vec<Record>],
     positions: &[u64],

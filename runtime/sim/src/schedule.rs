@@ -184,9 +184,12 @@ impl ArcWake for Wake {
     }
 }
 
+/// A task of a process.
+type Task = (Process, LocalBoxFuture<'static, ()>);
+
 /// Starts tasks that cannot leave the scheduler's thread.
 #[derive(Clone, Default)]
-pub struct Local(std::rc::Rc<RefCell<Vec<(Process, LocalBoxFuture<'static, ()>)>>>);
+pub struct Local(std::rc::Rc<RefCell<Vec<Task>>>);
 
 impl Local {
     /// Starts a task of a process.
@@ -199,7 +202,7 @@ impl Local {
 pub struct Runner {
     schedule: Schedule,
     local: Local,
-    tasks: BTreeMap<u64, (Process, LocalBoxFuture<'static, ()>)>,
+    tasks: BTreeMap<u64, Task>,
     next: u64,
 }
 

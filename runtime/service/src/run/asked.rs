@@ -5,6 +5,7 @@
 //! goes back in its first commit. Whoever asked is answered when a root says it.
 
 use super::gauges::Gauges;
+use super::start::Started;
 use futures::channel::mpsc::UnboundedSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,20 +41,32 @@ pub(super) type Readable = Arc<dyn Fn(&Root) -> Result<(), String> + Send + Sync
 
 /// Looks for requests and has them done.
 pub(super) struct Asked {
-    pub(super) store: SharedStore,
-    pub(super) edge: SharedEdge,
-    pub(super) publisher: UnboundedSender<ToPublisher>,
-    pub(super) gauges: Arc<Gauges>,
-    pub(super) readable: Readable,
-    pub(super) going_back: GoingBack,
+    store: SharedStore,
+    edge: SharedEdge,
+    publisher: UnboundedSender<ToPublisher>,
+    gauges: Arc<Gauges>,
+    readable: Readable,
+    going_back: GoingBack,
     /// The request that this run's first commit fulfils.
-    pub(super) fulfils: Option<(Epoch, Request)>,
+    fulfils: Option<(Epoch, Request)>,
 }
 
 /// How often is looked whether a commit says what was asked for.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl Asked {
+    /// Of a run that was started.
+    pub(super) fn of(
+        started: &Started,
+        publisher: UnboundedSender<ToPublisher>,
+        readable: Readable,
+        going_back: GoingBack,
+        fulfils: Option<(Epoch, Request)>,
+    ) -> Self {
+        let (store, edge, gauges) = (started.store.clone(), started.edge.clone(), started.gauges.clone());
+        Self { store, edge, publisher, gauges, readable, going_back, fulfils }
+    }
+
     /// Until the run ends.
     pub(super) async fn run(mut self) {
         if let Some((to, request)) = self.fulfils.take() {

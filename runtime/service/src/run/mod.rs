@@ -257,15 +257,8 @@ fn run_wired(
             drain,
         },
     )?;
-    let asked = Asked {
-        store: started.store.clone(),
-        edge: started.edge.clone(),
-        publisher: edge.publisher(),
-        gauges: started.gauges.clone(),
-        readable: readable(options, program),
-        going_back: going_back.clone(),
-        fulfils,
-    };
+    let readable = readable(options, program);
+    let asked = Asked::of(&started, edge.publisher(), readable, going_back.clone(), fulfils);
     let _asked = Aborted(runtime.spawn(asked.run()).abort_handle());
     let watch = Watch {
         options,
@@ -346,6 +339,8 @@ impl Watch<'_> {
                 break;
             }
             if let Some(error) = edge.failure() {
+                // What a successor has deleted is missing for that reason and no other.
+                let error = started.fenced().unwrap_or(error);
                 self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 self.ends.stop.store(true, Ordering::Release);

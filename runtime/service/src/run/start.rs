@@ -13,7 +13,7 @@ use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{Beginning, InForce, RollBack, models_in_force};
+use tidemill_core::commit::{Beginning, Fenced, InForce, RollBack, models_in_force};
 use tidemill_core::edge::{SharedEdge, parse_ms};
 use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::program::Program;
@@ -163,105 +163,124 @@ impl Stored for Filling {
 
 /// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
 pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
-    let Claiming {
-        store,
-        program,
-        sources,
-        stop,
-        settings,
-        model,
-        runtime,
-        stopwatch,
-        bodies,
-        gauges,
-        roll_back,
-    } = claiming;
+    let (sources, stop) = (claiming.sources, claiming.stop);
     // A run that cannot begin must not shut out the writer that is at work.
-    let newest = runtime.block_on(newest_for(&store, &*program))?;
-    let back = match (roll_back, &newest) {
-        (None, _) => None,
-        (Some(to), Some(newest)) => {
-            Some(runtime.block_on(kept_root(&store, newest, to)).map_err(Error::failed)?)
-        }
-        (Some(to), None) => {
-            return Err(Error::failed(format!("epoch {to} is not committed: the store is empty")));
-        }
-    };
+    let newest = claiming.runtime.block_on(newest_for(&claiming.store, &*claiming.program))?;
+    let back = claiming.goes_back_to(newest.as_ref())?;
     let goes_on_from = back.clone().or(newest);
     let (positions, cursors) = goes_on_from.map(|root| (root.positions, root.cursors)).unwrap_or_default();
     if sources.begin(&positions, &cursors, stop)?.is_none() {
         return Ok(None);
     }
-    let edge = Tokio::shared(runtime.clone());
-    let start = InForce {
-        program: program.id(),
-        models: vec![model.clone()],
-        beginning: Beginning::default(),
-        roll_back: None,
-    };
-    let refused = |newest: &Root| refused(&*program, newest);
-    let claimed = claim_store(Claim {
-        store: &store,
-        edge: &edge,
-        in_force: &start,
-        refused: &refused,
-        idle_max_us: idle_max_us(settings.store.retention),
-    });
-    let Claimed { before, claim, standing } = runtime.block_on(claimed)?;
+    let edge = Tokio::shared(claiming.runtime.clone());
+    let claimed = claiming.claim(&edge)?;
+    let claim = &claimed.claim;
     let (epoch, published) = (claim.epoch, claim.published.as_ref().map(|p| p.epoch));
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
-    gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
+    claiming.gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
-    let goes_on_from = back.as_ref().unwrap_or(&claim);
+    let goes_on_from = back.as_ref().unwrap_or(claim);
     let beginning = sources.begin(&goes_on_from.positions, &goes_on_from.cursors, stop)?;
     let Some(beginning) = beginning else { return Ok(None) };
     beginning
         .gaps
         .iter()
         .for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
-    let roll_back = back.as_ref().map(|root| RollBack {
-        to: root.epoch,
-        positions: root.positions.clone(),
-        cursors: root.cursors.clone(),
-    });
-    let models = models_in_force(Some(&claim), model);
-    let in_force = InForce { program: program.id(), models, beginning, roll_back };
-    let changed = in_force.program != claim.program || in_force.models != claim.models || back.is_some();
-    let schemas: Arc<[TableSchema]> = program.tables().into();
-    let snapshots = SnapshotOptions {
-        store: store.clone(),
-        edge: edge.clone(),
-        threads: settings.workers,
-        schemas: schemas.clone(),
-        streams: stream_tables(&*program),
-        extract: program.clone(),
-        memory_bytes_max: settings.memory.publish_bytes() as usize,
-    };
-    let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
-    let back = back.map(|root| gone_back(&snapshots, &*program, root)).transpose()?;
-    gauges.start(&claim, rows(&stored, &schemas)?);
-    let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
-    let mut started = Started {
-        store,
-        program,
-        schemas,
-        runtime,
-        edge,
-        stopwatch,
-        gauges,
-        claim,
-        standing,
-        in_force,
-        changed,
-        back,
-        stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
-        segments,
-        snapshots,
-        lake: Mutex::default(),
-    };
-    let lake = open_lake(&started, settings, before.as_ref(), bodies)?;
-    started.lake = Mutex::new(Some(lake));
-    Ok(Some(started))
+    claiming.load(edge, claimed, beginning, back).map(Some)
+}
+
+impl Claiming<'_> {
+    /// The root of the commit to go back to, if one is.
+    fn goes_back_to(&self, newest: Option<&Root>) -> Result<Option<Root>, Error> {
+        let Some(to) = self.roll_back else { return Ok(None) };
+        let empty = || Error::failed(format!("epoch {to} is not committed: the store is empty"));
+        let kept = self.runtime.block_on(kept_root(&self.store, newest.ok_or_else(empty)?, to));
+        kept.map(Some).map_err(Error::failed)
+    }
+
+    fn claim(&self, edge: &SharedEdge) -> Result<Claimed, Error> {
+        let start = InForce {
+            program: self.program.id(),
+            models: vec![self.model.clone()],
+            beginning: Beginning::default(),
+            roll_back: None,
+        };
+        let refused = |newest: &Root| refused(&*self.program, newest);
+        let claimed = claim_store(Claim {
+            store: &self.store,
+            edge,
+            in_force: &start,
+            refused: &refused,
+            idle_max_us: idle_max_us(self.settings.store.retention),
+        });
+        Ok(self.runtime.block_on(claimed)?)
+    }
+
+    /// Reads what the run goes on from.
+    fn load(
+        self,
+        edge: SharedEdge,
+        claimed: Claimed,
+        beginning: Beginning,
+        back: Option<Root>,
+    ) -> Result<Started, Error> {
+        let Claimed { before, claim, standing } = claimed;
+        let roll_back = back.as_ref().map(|root| RollBack {
+            to: root.epoch,
+            positions: root.positions.clone(),
+            cursors: root.cursors.clone(),
+        });
+        let models = models_in_force(Some(&claim), self.model);
+        let in_force = InForce { program: self.program.id(), models, beginning, roll_back };
+        let changed = in_force.program != claim.program || in_force.models != claim.models || back.is_some();
+        let schemas: Arc<[TableSchema]> = self.program.tables().into();
+        let snapshots = SnapshotOptions {
+            store: self.store.clone(),
+            edge: edge.clone(),
+            threads: self.settings.workers,
+            schemas: schemas.clone(),
+            streams: stream_tables(&*self.program),
+            extract: self.program.clone(),
+            memory_bytes_max: self.settings.memory.publish_bytes() as usize,
+        };
+        let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
+        let back = back.map(|root| gone_back(&snapshots, &*self.program, root)).transpose()?;
+        self.gauges.start(&claim, rows(&stored, &schemas)?);
+        let mut started = Started {
+            store: self.store,
+            program: self.program,
+            schemas,
+            runtime: self.runtime,
+            edge,
+            stopwatch: self.stopwatch,
+            gauges: self.gauges,
+            claim,
+            standing,
+            in_force,
+            changed,
+            back,
+            stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
+            segments: Arc::new(SegmentCache::new(self.settings.memory.segment_cache_bytes())),
+            snapshots,
+            lake: Mutex::default(),
+        };
+        let lake = open_lake(&started, self.settings, before.as_ref(), self.bodies)?;
+        started.lake = Mutex::new(Some(lake));
+        Ok(started)
+    }
+}
+
+impl Started {
+    /// Whether another writer has taken the store over, in words; `None` if none is known to have.
+    pub(super) fn fenced(&self) -> Option<String> {
+        let ours = self.claim.generation;
+        let newest = self.runtime.block_on(async {
+            let look = newest_root(&*self.store, None);
+            tokio::time::timeout(std::time::Duration::from_secs(5), look).await.ok()?.ok()?
+        })?;
+        let fenced = Fenced { epoch: newest.epoch, theirs: newest.generation, ours };
+        (newest.generation > ours).then(|| fenced.to_string())
+    }
 }
 
 fn rows(stored: &Snapshot, schemas: &[TableSchema]) -> Result<BTreeMap<String, i64>, Error> {
