@@ -79,6 +79,7 @@ fn drain(mill: &Mill, model: Arc<dyn Model>, more: &[(&str, &str)]) {
         settings,
         input_dir: Some(mill.input()),
         accept_gap: false,
+        roll_back: None,
         store_url: mill.store().display().to_string(),
         model,
         until: Until::Drained,

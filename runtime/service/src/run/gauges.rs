@@ -3,7 +3,6 @@
 //! They are written once a batch, a commit, a publication or a request to the store, never once a record.
 
 use super::ages::Ages;
-use super::clock::parse_ms;
 use super::counted::StoreRequests;
 use super::health::{Health, Phase};
 use super::measured::{Durations, Measured};
@@ -11,10 +10,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tidemill_core::edge::parse_ms;
 use tidemill_core::program::Program;
 use tidemill_core::reader::{Counted, Taken};
 use tidemill_core::source::{Lag, Standing};
-use tidemill_types::{Epoch, Partition, Positions, Root};
+use tidemill_core::view::Cost;
+use tidemill_core::writer::PublicationWatch;
+use tidemill_types::{Epoch, Partition, Positions, Root, Tag};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
 const KEPT: usize = 10_000;
@@ -68,6 +70,9 @@ struct Inner {
     open_holds: bool,
     publishing: bool,
     overdue_start: bool,
+    /// See [`Gauges::goes_back`].
+    goes_back: bool,
+    tags: BTreeMap<String, Tag>,
     oldest_unpublished_ms: Option<i64>,
     positions: Positions,
     sources: Standing,
@@ -258,6 +263,8 @@ impl Gauges {
         let mut inner = self.inner();
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
+        inner.tags.clone_from(&root.tags);
+        inner.goes_back &= root.rolled_back_to.is_none();
         inner.commits += 1;
         inner.published = root.published.as_ref().map(|p| p.epoch);
         if let Some((opened, closed)) = inner.closed.remove(&root.epoch) {
@@ -346,6 +353,21 @@ impl Gauges {
         inner.sources = standing;
     }
 
+    /// Whether the next commit goes back to an earlier one: nothing is taken in before it.
+    pub fn goes_back(&self, goes_back: bool) {
+        self.inner().goes_back = goes_back;
+    }
+
+    /// See [`Gauges::goes_back`].
+    pub fn is_going_back(&self) -> bool {
+        self.inner().goes_back
+    }
+
+    /// A tag of the newest commit.
+    pub fn tag(&self, name: &str) -> Option<Tag> {
+        self.inner().tags.get(name).copied()
+    }
+
     /// Whether a publication was overdue at the start and none has been named since.
     pub fn overdue_start(&self, overdue: bool) {
         self.inner().overdue_start = overdue;
@@ -356,7 +378,7 @@ impl Gauges {
     pub fn lake_lags(&self, now_ms: i64, lag_max: Duration) -> bool {
         let inner = self.inner();
         let late = |since: i64| i128::from(now_ms.saturating_sub(since)) > lag_max.as_millis() as i128;
-        inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
+        inner.goes_back || inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
     /// What the metrics say; `at` is the time of the run's stopwatch and `now_ms` that of the day.
@@ -480,6 +502,27 @@ fn keep(durations: &mut VecDeque<u64>, took: u64) {
         durations.pop_front();
     }
     durations.push_back(took);
+}
+
+impl PublicationWatch for Gauges {
+    fn waits_since(&self, changed_since: Option<i64>) {
+        self.lag(changed_since);
+    }
+
+    fn publishing(&self, now: bool) {
+        Gauges::publishing(self, now);
+    }
+
+    fn caught_up(&self) {
+        self.overdue_start(false);
+    }
+
+    fn published(&self, epoch: Epoch, took_us: u64, cost: Cost) {
+        self.lake_holds(cost.held_bytes);
+        let (objects, bytes) = (cost.objects, cost.bytes);
+        Gauges::published(self, took_us, objects, bytes);
+        tracing::info!(epoch, ms = took_us / 1000, objects, bytes, "published");
+    }
 }
 
 /// A percentile (0 to 100) of durations, by the nearest rank; 0 of none.

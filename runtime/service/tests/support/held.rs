@@ -142,7 +142,8 @@ impl Held {
         let program = self.reader.program(root).expect("the program");
         let options = SnapshotOptions {
             store: self.reader.store.clone(),
-            handle: self.reader.runtime.handle().clone(),
+            edge: tidemill_connectors::edge::Tokio::shared(self.reader.runtime.handle().clone()),
+            threads: 2,
             streams: tidemill::run::stream_tables(&*program),
             schemas: program.tables().into(),
             extract: program.clone(),

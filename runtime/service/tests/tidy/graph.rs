@@ -4,7 +4,7 @@
 //! types <── core <──┬─ operators  ─┐
 //!                   ├─ connectors ─┼── tidemill <──┬─ examples
 //!                   ├─ gpu        ─┘               └─ loadtest
-//!                   └─ sim (only ever a dev-dependency)
+//!                   └─ operators, connectors <── sim (only ever a dev-dependency)
 //! types <── oracle (likewise, but of loadtest, which holds stores against it)
 //! ```
 
@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tidemill-types", &[]),
     ("tidemill-core", &["tidemill-types"]),
-    ("tidemill-sim", &["tidemill-types", "tidemill-core"]),
+    ("tidemill-sim", &["tidemill-types", "tidemill-core", "tidemill-operators", "tidemill-connectors"]),
     // What the runtime is measured by shares nothing with it but the types in which rows are read.
     ("tidemill-oracle", &["tidemill-types"]),
     ("tidemill-operators", &["tidemill-types", "tidemill-core"]),
