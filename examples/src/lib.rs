@@ -43,6 +43,7 @@ pub fn small_store(folder: &Path) -> Result<RunSummary, Error> {
         settings,
         input_dir: Some(input),
         accept_gap: false,
+        roll_back: None,
         store_url,
         model,
         until,

@@ -65,6 +65,7 @@ pub fn run(load: Load) -> Result<Report, Error> {
         settings,
         input_dir: load.input,
         accept_gap: false,
+        roll_back: None,
         store_url: store.display().to_string(),
         until: Until::Drained,
         progress: Arc::new(|_| {}),

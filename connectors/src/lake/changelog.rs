@@ -26,7 +26,7 @@ use super::lookup::Lookup;
 use super::segments::{BodyCache, SegmentBytes};
 use super::snapshot::{Snapshot, SnapshotOptions};
 use super::texts::{FoldBodies, Lake, Made, Texts, resolved};
-use crate::store::log;
+use tidemill_core::log;
 use tidemill_core::segment::{Change, decode_columns};
 use tidemill_core::store::StoreError;
 use tidemill_types::{Digest, Epoch, Published, Root, SegmentRef, TableSchema, Value};
@@ -49,7 +49,7 @@ pub struct ChangelogOptions {
 /// Takes a row of which all columns are there if it came (`1`), and those of the key if it went (`-1`).
 pub type EachChange<'e, E> = &'e mut dyn FnMut(Vec<Value>, i64) -> Result<(), E>;
 
-/// Reads commits one after the other; see the module. Its calls block on the runtime's handle and must not be made
+/// Reads commits one after the other; see the module. Its calls block on the edge and must not be made
 /// on the runtime's own threads.
 pub struct Changelog {
     options: ChangelogOptions,
@@ -69,7 +69,8 @@ struct AsOf {
 impl Changelog {
     /// Reads nothing yet.
     pub fn new(options: ChangelogOptions) -> Self {
-        let io = Io { store: options.snapshots.store.clone(), handle: options.snapshots.handle.clone() };
+        let SnapshotOptions { store, edge, threads, .. } = &options.snapshots;
+        let io = Io { store: store.clone(), edge: edge.clone(), threads: *threads };
         Self { options, io, as_of: None }
     }
 
@@ -171,7 +172,7 @@ impl Changelog {
     fn later_base(&self, root: &Root, base: Option<&Published>) -> Result<Option<Published>, LakeError> {
         let mut found = None;
         for epoch in root.epoch + 1.. {
-            let named = match self.io.handle.block_on(log::read_root(self.io.store.as_ref(), epoch)) {
+            let named = match self.io.edge.block_on(log::read_root(self.io.store.as_ref(), epoch)) {
                 Ok(next) => next.published,
                 Err(StoreError::NotFound { .. }) => break,
                 Err(error) => return Err(error.into()),
@@ -251,7 +252,7 @@ impl Changelog {
         for epoch in first..=root.epoch {
             let read = match epoch == root.epoch {
                 true => None,
-                false => Some(self.io.handle.block_on(log::read_root(self.io.store.as_ref(), epoch))?),
+                false => Some(self.io.edge.block_on(log::read_root(self.io.store.as_ref(), epoch))?),
             };
             let root = read.as_ref().unwrap_or(root);
             let known = as_of.fold.segments.len();

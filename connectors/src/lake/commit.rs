@@ -16,11 +16,13 @@ use iceberg::spec::{
     Summary, TableMetadata, TableMetadataBuilder, UnboundPartitionSpec,
 };
 use std::collections::HashMap;
+use tidemill_core::edge::SharedEdge;
 use tidemill_types::{Digest, TableSchema};
-use tokio::runtime::Handle;
 
-/// Snapshots, and earlier metadata files, that a metadata file lists.
+/// Snapshots, and earlier metadata files, that a metadata file lists at most.
 const SNAPSHOTS_MAX: usize = 10;
+/// The property of a snapshot that says its epoch.
+const EPOCH: &str = "tidemill.epoch";
 
 /// What a snapshot changes, for its summary.
 #[derive(Clone, Copy, Default, Debug)]
@@ -65,7 +67,7 @@ pub(super) fn metadata_digest<'b>(objects: impl IntoIterator<Item = &'b Bytes>) 
 
 /// What a snapshot is made of.
 pub(super) struct Commit<'a> {
-    pub handle: &'a Handle,
+    pub edge: &'a SharedEdge,
     pub location: &'a str,
     pub schema: &'a TableSchema,
     pub names: &'a Names<'a>,
@@ -80,12 +82,14 @@ pub(super) struct Commit<'a> {
     pub sequence: i64,
     pub now_ms: i64,
     pub delta: Delta,
+    /// Snapshots of epochs below this one are not listed any more: their files may go.
+    pub listed_from: u64,
 }
 
 impl Commit<'_> {
     /// Makes the objects; nothing is written to the store.
     pub fn make(&self) -> Result<Committed, LakeError> {
-        self.handle.block_on(self.make_async())
+        self.edge.block_on(self.make_async())
     }
 
     async fn make_async(&self) -> Result<Committed, LakeError> {
@@ -241,11 +245,17 @@ impl Commit<'_> {
 
     fn metadata(&self, base: TableMetadata, list: &str) -> Result<TableMetadata, LakeError> {
         let what = &self.schema.name;
-        let mut old: Vec<(i64, i64)> =
-            base.snapshots().map(|s| (s.sequence_number(), s.snapshot_id())).collect();
+        let epoch = |s: &Snapshot| s.summary().additional_properties.get(EPOCH)?.parse::<u64>().ok();
+        let mut old: Vec<(i64, i64, bool)> = base
+            .snapshots()
+            .map(|s| (s.sequence_number(), s.snapshot_id(), epoch(s).is_some_and(|e| e < self.listed_from)))
+            .collect();
         old.sort_unstable();
         let keep = if self.moved { 0 } else { SNAPSHOTS_MAX - 1 };
-        let expired: Vec<i64> = old.iter().rev().skip(keep).map(|(_, id)| *id).collect();
+        let mut expired = Vec::new();
+        for (place, (_, id, is_old)) in old.iter().rev().enumerate() {
+            expired.extend((place >= keep || *is_old).then_some(*id));
+        }
         let snapshot = Snapshot::builder()
             .with_snapshot_id(self.snapshot_id)
             .with_parent_snapshot_id(base.current_snapshot_id())
@@ -286,7 +296,7 @@ impl Commit<'_> {
             ("total-delete-files", files.deletes.len() as u64),
             ("total-position-deletes", positions),
             ("total-equality-deletes", 0),
-            ("tidemill.epoch", self.names.epoch),
+            (EPOCH, self.names.epoch),
             ("tidemill.generation", self.names.generation),
             ("tidemill.rows", files.rows()),
         ];

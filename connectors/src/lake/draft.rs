@@ -9,24 +9,25 @@ use super::layout::{Names, address};
 use super::{LakeError, deletes};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use futures::channel::oneshot::{Receiver, channel};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use tidemill_core::edge::SharedEdge;
 use tidemill_core::store::StoreError;
 use tidemill_types::{Digest, TableSchema};
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 /// More delete files than this become one.
 const DELETE_FILES_MAX: usize = 8;
 
-/// Makes names and snapshot numbers from the randomness that the caller hands in.
+/// Makes names and snapshot numbers from the edge's randomness.
 #[derive(Clone)]
-pub(super) struct Ids(pub Arc<dyn Fn() -> Uuid + Send + Sync>);
+pub(super) struct Ids(pub SharedEdge);
 
 impl Ids {
     pub fn uuid(&self) -> Uuid {
-        (self.0)()
+        self.0.uuid()
     }
 
     /// A positive number.
@@ -39,7 +40,7 @@ impl Ids {
 /// Puts under way; those that are not done hold at most `bytes_max` bytes.
 pub(super) struct Uploads {
     io: Io,
-    tasks: VecDeque<(JoinHandle<Result<(), StoreError>>, usize)>,
+    tasks: VecDeque<(Receiver<Result<(), StoreError>>, usize)>,
     in_flight: usize,
     bytes_max: usize,
     /// Objects put so far.
@@ -56,7 +57,10 @@ impl Uploads {
     /// Begins a put; waits for earlier ones while too many bytes are under way.
     pub fn put(&mut self, name: String, body: Bytes) -> Result<(), LakeError> {
         let (store, size) = (self.io.store.clone(), body.len());
-        let task = self.io.handle.spawn(async move { store.put(&name, body).await });
+        let (done, task) = channel();
+        // Whoever waits for it may have given up.
+        let put = async move { drop(done.send(store.put(&name, body).await)) };
+        self.io.edge.spawn(Box::pin(put));
         self.tasks.push_back((task, size));
         self.in_flight += size;
         self.objects += 1;
@@ -70,8 +74,8 @@ impl Uploads {
     fn wait(&mut self) -> Result<(), LakeError> {
         let Some((task, size)) = self.tasks.pop_front() else { return Ok(()) };
         self.in_flight -= size;
-        let done = self.io.handle.block_on(task);
-        let done = done.map_err(|error| StoreError::Failed(format!("a put was cut off: {error}")))?;
+        let done = self.io.edge.block_on(task);
+        let done = done.map_err(|_| StoreError::Failed("a put was cut off".to_string()))?;
         Ok(done?)
     }
 

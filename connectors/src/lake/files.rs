@@ -270,11 +270,23 @@ pub(super) fn batch_keys(
 /// Reads the key columns of all data files, several at a time: where each live row stands. Two rows of
 /// one key are an error.
 pub(super) fn read_index(io: &Io, schema: &TableSchema, files: &Files) -> Result<KeyIndex, LakeError> {
+    if io.threads == 1 {
+        let mut index = KeyIndex::default();
+        for (number, file) in &files.data {
+            let mut filled = Ok(());
+            read_keys(io, schema, file, &mut |keys| {
+                filled = add_keys(&mut index, files, *number, keys);
+                filled.is_ok()
+            })?;
+            filled?;
+        }
+        return Ok(index);
+    }
     let waiting = Mutex::new(files.data.iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     let (send, receive) = mpsc::sync_channel(READERS);
     std::thread::scope(|scope| {
-        for _ in 0..READERS.min(files.data.len()) {
+        for _ in 0..READERS.min(io.threads).min(files.data.len()) {
             let (send, next) = (send.clone(), &next);
             scope.spawn(move || {
                 while let Some((number, file)) = next() {
@@ -300,13 +312,18 @@ fn collect_index(
 ) -> Result<KeyIndex, LakeError> {
     let mut index = KeyIndex::default();
     for (file, keys) in receive {
-        for (key, position) in keys? {
-            if index.insert(key, Place { file, position }).is_some() {
-                return Err(unusable(&files.data[&file].file.name)("a row's key stands in the table twice"));
-            }
-        }
+        add_keys(&mut index, files, file, keys?)?;
     }
     Ok(index)
+}
+
+fn add_keys(index: &mut KeyIndex, files: &Files, file: u32, keys: Keys) -> Result<(), LakeError> {
+    for (key, position) in keys {
+        if index.insert(key, Place { file, position }).is_some() {
+            return Err(unusable(&files.data[&file].file.name)("a row's key stands in the table twice"));
+        }
+    }
+    Ok(())
 }
 
 /// Hands out the keys and positions of a file's live rows, batch by batch, while they are wanted.

@@ -16,8 +16,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
+use tidemill_core::edge::SharedEdge;
 use tidemill_core::store::SharedStore;
-use tokio::runtime::Handle;
 
 /// Objects up to this size are fetched whole.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -26,11 +26,13 @@ const FOOTER_BYTES: usize = 64 << 10;
 /// What a decoded record batch should take at most.
 const BATCH_BYTES: u64 = 8 << 20;
 
-/// A store, and the runtime that its futures run on.
+/// A store, and the edge that waits for it.
 #[derive(Clone)]
 pub(super) struct Io {
     pub store: SharedStore,
-    pub handle: Handle,
+    pub edge: SharedEdge,
+    /// Threads that work on one task side by side; with one there is none but the caller's.
+    pub threads: usize,
 }
 
 /// A Parquet object: its name and size.
@@ -43,7 +45,7 @@ pub(super) struct FileRef {
 impl Io {
     /// Reads an object.
     pub fn get(&self, name: &str) -> Result<Bytes, LakeError> {
-        Ok(self.handle.block_on(self.store.get(name))?)
+        Ok(self.edge.block_on(self.store.get(name))?)
     }
 
     /// Reads a Parquet file's rows, or those of a selection, batch by batch. `columns` are places of
@@ -55,9 +57,9 @@ impl Io {
         selection: Option<RowSelection>,
         each: &mut dyn FnMut(RecordBatch) -> Result<ControlFlow<()>, LakeError>,
     ) -> Result<(), LakeError> {
-        let opened = self.handle.block_on(self.open(file, columns, selection));
+        let opened = self.edge.block_on(self.open(file, columns, selection));
         let mut stream = opened.map_err(unreadable(&file.name))?;
-        while let Some(batch) = self.handle.block_on(stream.next()) {
+        while let Some(batch) = self.edge.block_on(stream.next()) {
             if each(batch.map_err(unreadable(&file.name))?)?.is_break() {
                 break;
             }
@@ -88,7 +90,7 @@ impl Io {
 
     /// The number of rows that a Parquet file's footer states.
     pub fn footer_rows(&self, file: &FileRef) -> Result<u64, LakeError> {
-        let footer = self.handle.block_on(async {
+        let footer = self.edge.block_on(async {
             let mut reader = StoreReader::open(self.store.clone(), file).await?;
             reader.get_metadata(None).await
         });
@@ -247,7 +249,7 @@ mod tests {
         assert_eq!((finished.len(), finished.iter().map(|file| file.rows).sum::<u32>()), (2, 400));
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = crate::store::open("memory://lake-io-large").unwrap();
-        let io = Io { store, handle: runtime.handle().clone() };
+        let io = Io { store, edge: crate::edge::Tokio::shared(runtime.handle().clone()), threads: 2 };
         let first = &finished[0];
         let reader =
             parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(first.body.clone());

@@ -43,10 +43,10 @@ mod verify;
 
 pub use changelog::{Changelog, ChangelogOptions};
 pub use layout::{epoch_of, generation_of};
-pub use publisher::{LakeOptions, LakePublisher, PublishStats};
+pub use publisher::{LakeOptions, LakePublisher, PublishStats, published_objects};
 pub use segments::{BodyCache, SegmentBytes, stored_segments};
 pub use snapshot::{Snapshot, SnapshotOptions, TableFiles, TextForm};
-pub use verify::verify;
+pub use verify::{verify, verify_all};
 
 use parquet::errors::ParquetError;
 use tidemill_core::columns::ColumnError;

@@ -12,23 +12,23 @@ use super::files::{Files, Stored, listed, load, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
-use super::layout::{Names, address};
+use super::layout::{Names, address, epoch_of, generation_of};
 use super::segments::{BodyCache, SegmentBytes};
+use super::snapshot::SnapshotOptions;
 use super::texts::{Lake, Texts, resolved};
 use super::{LakeError, StreamTable, unusable};
 use iceberg::spec::TableMetadata;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_core::edge::SharedEdge;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::view::{View, ViewError, ViewFailure};
+use tidemill_core::view::{Cost, View, ViewError, ViewFailure};
 use tidemill_types::{
     Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Root, SegmentRef, TableSchema, Value,
     root_name,
 };
-use tokio::runtime::Handle;
-use uuid::Uuid;
 
 /// Texts of the rows that are written at once, in bytes: a sixteenth of the publication's memory within these bounds.
 /// Several threads hold as much as strings and again as columns.
@@ -42,7 +42,10 @@ const TABLES_OPENED: usize = 4;
 /// What compaction may read in one publication.
 const COMPACTION_BYTES: u64 = 256 << 20;
 
-/// Threads that stage tables of one publication side by side.
+/// Publications of a table whose lists of objects are kept in memory.
+const LISTED_TABLES: usize = 2;
+
+/// Threads that stage tables of one publication side by side, at most.
 const STAGERS: usize = 2;
 
 fn panicked() -> LakeError {
@@ -53,8 +56,10 @@ fn panicked() -> LakeError {
 pub struct LakeOptions {
     /// The store.
     pub store: SharedStore,
-    /// The runtime that the store's futures run on. The publisher itself must not run on it.
-    pub handle: Handle,
+    /// Clock, randomness, waiting. The publisher itself must not run on its threads of I/O.
+    pub edge: SharedEdge,
+    /// Threads that work side by side on one publication; with one there is none but the caller's.
+    pub threads: usize,
     /// The program's tables.
     pub schemas: Arc<[TableSchema]>,
     /// The source streams' tables.
@@ -65,10 +70,6 @@ pub struct LakeOptions {
     pub segments: SegmentBytes,
     /// Bodies at hand, if there is a cache.
     pub bodies: Option<BodyCache>,
-    /// Randomness for names.
-    pub uuids: Arc<dyn Fn() -> Uuid + Send + Sync>,
-    /// The time, in milliseconds since 1970.
-    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Bounds bodies in memory, puts under way and open files: each takes at most about a third.
     pub memory_bytes_max: usize,
 }
@@ -133,20 +134,24 @@ pub struct LakePublisher {
     program: Option<(ProgramId, Vec<ModelId>)>,
     named: Option<Epoch>,
     stats: PublishStats,
+    /// See [`View::expire`].
+    listed_from: Epoch,
+    /// Objects of published tables, by the address of their metadata; the oldest answer first.
+    listed: Mutex<VecDeque<(String, Arc<BTreeSet<String>>)>>,
 }
 
 impl LakePublisher {
     /// Reads the state of the publication that `base` names, or begins with empty tables. Reads the key
     /// columns of all data files.
     pub fn open(options: LakeOptions, base: &Root) -> Result<Self, LakeError> {
-        let io = Io { store: options.store.clone(), handle: options.handle.clone() };
+        let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
         let tables = open_tables(&io, &options.schemas, base)?;
         let program = match &base.published {
             Some(published) => published_program(&io, published.epoch, base)?,
             None => None,
         };
         Ok(Self {
-            ids: Ids(options.uuids.clone()),
+            ids: Ids(options.edge.clone()),
             io,
             options,
             tables,
@@ -159,6 +164,8 @@ impl LakePublisher {
             program,
             named: base.published.as_ref().map(|published| published.epoch),
             stats: PublishStats::default(),
+            listed_from: base.log_from,
+            listed: Mutex::default(),
         })
     }
 
@@ -166,14 +173,6 @@ impl LakePublisher {
     /// publication, or 0. Older roots are ignored; a gap makes `publish` fail.
     pub fn next_root(&self) -> Epoch {
         self.next_root
-    }
-
-    /// The newest epoch with a change that is not published yet.
-    pub fn unpublished(&self) -> Option<Epoch> {
-        match &self.published {
-            Some(_) => self.changed,
-            None => self.changed.or_else(|| self.next_root.checked_sub(1)),
-        }
     }
 
     /// Roots taken in since the last publication.
@@ -191,31 +190,24 @@ impl LakePublisher {
         self.published.as_ref().map(|published| (published, self.named >= Some(published.epoch)))
     }
 
-    /// The memory of the indexes, in bytes.
-    pub fn index_bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.index.bytes()).sum()
-    }
-
-    /// The names of objects that publication `older` is made of and `newer` is not.
-    pub fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, LakeError> {
-        let mut dropped = BTreeSet::new();
-        for (table, old) in &older.tables {
-            let new = newer.tables.get(table);
-            if new == Some(old) {
-                continue;
-            }
-            let Some(schema) = self.options.schemas.iter().find(|schema| schema.name == *table) else {
-                continue;
-            };
-            let listed = |table| listed(&self.io, self.io.store.location(), schema, table);
-            let mut objects = objects(&listed(old)?.0);
-            if let Some(new) = new {
-                let kept = self::objects(&listed(new)?.0);
-                objects.retain(|name| !kept.contains(name));
-            }
-            dropped.extend(objects);
+    /// The names of a published table's objects. Whoever collects asks for one publication after the other,
+    /// each twice: the last answers are kept.
+    fn table_objects(
+        &self,
+        table: &str,
+        published: &PublishedTable,
+    ) -> Result<Arc<BTreeSet<String>>, LakeError> {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = listed.iter().find(|(location, _)| *location == published.metadata_location);
+        if let Some((_, objects)) = known {
+            return Ok(objects.clone());
         }
-        Ok(dropped.into_iter().collect())
+        let objects = Arc::new(table_objects(&self.io, &self.options.schemas, table, published)?);
+        listed.push_back((published.metadata_location.clone(), objects.clone()));
+        if listed.len() > LISTED_TABLES * self.tables.len() {
+            listed.pop_front();
+        }
+        Ok(objects)
     }
 
     fn stage(&self, epoch: Epoch, stats: &mut PublishStats) -> Result<Vec<Option<Staged>>, LakeError> {
@@ -244,9 +236,10 @@ impl LakePublisher {
             epoch,
         });
         let works: Mutex<VecDeque<TableWork<'_>>> = Mutex::new(works.filter(TableWork::is_due).collect());
-        let turn = || self.stage_some(&works, &budget, third / STAGERS);
+        let stagers = STAGERS.min(self.io.threads);
+        let turn = || self.stage_some(&works, &budget, third / stagers);
         let parts = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..STAGERS).map(|_| scope.spawn(turn)).collect();
+            let others: Vec<_> = (1..stagers).map(|_| scope.spawn(turn)).collect();
             let mut parts = vec![turn()];
             parts.extend(others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(panicked()))));
             parts
@@ -334,17 +327,63 @@ impl View for LakePublisher {
             return Err(ViewError(gap.clone()).into());
         }
         let Some(epoch) = self.unpublished() else { return Ok(None) };
-        let started = (self.options.clock)();
+        let started = self.io.edge.now_ms();
         let mut stats = PublishStats { epoch, ..PublishStats::default() };
         let staged = self.stage(epoch, &mut stats)?;
         let published = self.apply(epoch, staged);
-        stats.millis = (self.options.clock)() - started;
+        stats.millis = self.io.edge.now_ms() - started;
         self.stats = stats;
         Ok(Some(published))
     }
 
     fn named(&mut self, epoch: Epoch) {
         self.named = Some(epoch);
+    }
+
+    fn unpublished(&self) -> Option<Epoch> {
+        match &self.published {
+            Some(_) => self.changed,
+            None => self.changed.or_else(|| self.next_root.checked_sub(1)),
+        }
+    }
+
+    fn cost(&self) -> Cost {
+        let held_bytes = self.tables.iter().map(|table| table.index.bytes() as u64).sum();
+        Cost { objects: self.stats.objects, bytes: self.stats.bytes, held_bytes }
+    }
+
+    fn objects(&self, published: &Published) -> Result<BTreeSet<String>, ViewFailure> {
+        let mut all = BTreeSet::new();
+        for (table, published) in &published.tables {
+            all.extend(self.table_objects(table, published)?.iter().cloned());
+        }
+        Ok(all)
+    }
+
+    fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, ViewFailure> {
+        let mut dropped = BTreeSet::new();
+        for (table, old) in &older.tables {
+            let new = newer.tables.get(table);
+            if new == Some(old) {
+                continue;
+            }
+            let objects = self.table_objects(table, old)?;
+            let kept = new.map(|new| self.table_objects(table, new)).transpose()?.unwrap_or_default();
+            dropped.extend(objects.difference(&kept).cloned());
+        }
+        Ok(dropped.into_iter().collect())
+    }
+
+    fn folder(&self) -> &str {
+        "tables/"
+    }
+
+    fn made_for(&self, name: &str) -> Option<(Epoch, u64)> {
+        epoch_of(name).zip(generation_of(name))
+    }
+
+    fn expire(&mut self, before: Epoch) {
+        self.listed_from = before;
     }
 }
 
@@ -361,6 +400,12 @@ impl Lake for LakePublisher {
 /// Opens all tables, several at a time.
 fn open_tables(io: &Io, schemas: &[TableSchema], base: &Root) -> Result<Vec<Table>, LakeError> {
     let mut tables = Vec::new();
+    if io.threads == 1 {
+        let published =
+            |schema: &TableSchema| base.published.as_ref().and_then(|p| p.tables.get(&schema.name));
+        let opened = schemas.iter().map(|schema| Table::open(io, &base.location, schema, published(schema)));
+        return opened.collect();
+    }
     for some in schemas.chunks(TABLES_OPENED) {
         std::thread::scope(|scope| {
             let opening: Vec<_> = some
@@ -550,7 +595,7 @@ impl TableWork<'_> {
         let location = publisher.io.store.location();
         let previous_address = table.published.as_ref().map(|p| p.metadata_location.clone());
         let commit = Commit {
-            handle: &publisher.io.handle,
+            edge: &publisher.io.edge,
             location,
             schema: self.schema(),
             names,
@@ -560,8 +605,9 @@ impl TableWork<'_> {
             files: &draft.files,
             snapshot_id: draft.snapshot_id,
             sequence: draft.sequence,
-            now_ms: (publisher.options.clock)(),
+            now_ms: publisher.io.edge.now_ms(),
             delta: draft.delta,
+            listed_from: publisher.listed_from,
         };
         let committed = commit.make()?;
         let digest = metadata_digest(committed.objects.iter().map(|(_, body)| body));
@@ -600,6 +646,40 @@ impl Chunk {
     fn is_full(&self, texts_max: u64) -> bool {
         self.rows.len() >= CHUNK_ROWS || self.text_bytes >= texts_max
     }
+}
+
+/// The names of all objects that a publication is made of.
+pub fn published_objects(
+    options: &SnapshotOptions,
+    published: &Published,
+) -> Result<BTreeSet<String>, LakeError> {
+    let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
+    all_objects(&io, &options.schemas, published)
+}
+
+fn all_objects(
+    io: &Io,
+    schemas: &[TableSchema],
+    published: &Published,
+) -> Result<BTreeSet<String>, LakeError> {
+    let mut all = BTreeSet::new();
+    for (table, published) in &published.tables {
+        all.extend(table_objects(io, schemas, table, published)?);
+    }
+    Ok(all)
+}
+
+/// The names of a published table's objects.
+fn table_objects(
+    io: &Io,
+    schemas: &[TableSchema],
+    table: &str,
+    published: &PublishedTable,
+) -> Result<BTreeSet<String>, LakeError> {
+    let Some(schema) = schemas.iter().find(|schema| schema.name == *table) else {
+        return Ok(BTreeSet::new());
+    };
+    Ok(objects(&listed(io, io.store.location(), schema, published)?.0))
 }
 
 /// All objects of a published table, by name.

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use std::io::Cursor;
 use std::sync::Arc;
 use tidemill_core::columns::digests;
+use tidemill_core::edge::SharedEdge;
 use tidemill_core::segment::SegmentError;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_types::{Digest, SectionRef, SegmentRef};
-use tokio::runtime::Handle;
 
 /// Hands out a committed segment's bytes, its digest checked.
 pub type SegmentBytes = Arc<dyn Fn(&SegmentRef) -> Result<Bytes, StoreError> + Send + Sync>;
@@ -68,11 +68,11 @@ pub(super) fn body_digests(segment: &Bytes, section: &SectionRef) -> Result<Vec<
     Ok(all)
 }
 
-/// Segments from a store, checked; the latest stay in memory up to `bytes_max`. Blocks on `handle`.
-pub fn stored_segments(store: SharedStore, handle: Handle, bytes_max: u64) -> SegmentBytes {
+/// Segments from a store, checked; the latest stay in memory up to `bytes_max`. Holds up its caller.
+pub fn stored_segments(store: SharedStore, edge: SharedEdge, bytes_max: u64) -> SegmentBytes {
     let cache = SegmentCache::new(bytes_max);
     Arc::new(move |segment: &SegmentRef| {
-        let body = handle.block_on(cache.segment(store.as_ref(), segment))?;
+        let body = edge.block_on(cache.segment(store.as_ref(), segment))?;
         cache.insert(&segment.name, body.clone());
         Ok(body)
     })

@@ -13,16 +13,17 @@ use super::io::{FileRef, Io};
 use super::segments::{SegmentBytes, stored_segments};
 use super::texts::{Lake, Made, Texts, resolved};
 use super::{LakeError, StreamTable};
-use crate::store::log;
 use arrow::array::RecordBatch;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::columns::value_at;
+use tidemill_core::edge::SharedEdge;
+use tidemill_core::log;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{EachRow, Share, Stored, ViewError};
+use tidemill_core::writer::Bodied;
 use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
-use tokio::runtime::Handle;
 
 /// Rows of the tail whose texts are made at once.
 const CHUNK_ROWS: usize = 1024;
@@ -34,8 +35,10 @@ const CHUNK_TEXT_BYTES: u64 = 16 << 20;
 pub struct SnapshotOptions {
     /// The store.
     pub store: SharedStore,
-    /// The runtime that the store's futures run on. The reader itself must not run on it.
-    pub handle: Handle,
+    /// Waits for the store. The reader itself must not run on its threads of I/O.
+    pub edge: SharedEdge,
+    /// Threads that read side by side; with one there is none but the caller's.
+    pub threads: usize,
     /// The program's tables.
     pub schemas: Arc<[TableSchema]>,
     /// The source streams' tables.
@@ -92,8 +95,7 @@ struct Base {
     index: Lazy<KeyIndex>,
 }
 
-/// All tables as of one epoch; see the module. Its calls block on the runtime's handle and must not be
-/// made on the runtime's own threads.
+/// All tables as of one epoch; see the module. Its calls hold up their thread, which must not be one of I/O.
 pub struct Snapshot {
     options: SnapshotOptions,
     io: Io,
@@ -106,15 +108,15 @@ pub struct Snapshot {
 impl Snapshot {
     /// The tables as of a committed and retained epoch, or of the newest.
     pub fn open(options: SnapshotOptions, epoch: Option<Epoch>) -> Result<Self, LakeError> {
-        let handle = options.handle.clone();
-        let root = handle.block_on(find_root(&options.store, epoch))?;
+        let edge = options.edge.clone();
+        let root = edge.block_on(find_root(&options.store, epoch))?;
         Self::of(options, root)
     }
 
     /// The tables as of a root.
     pub fn of(options: SnapshotOptions, root: Root) -> Result<Self, LakeError> {
-        let (store, handle) = (options.store.clone(), options.handle.clone());
-        let segments = stored_segments(store, handle, options.memory_bytes_max as u64 / 2);
+        let (store, edge) = (options.store.clone(), options.edge.clone());
+        let segments = stored_segments(store, edge, options.memory_bytes_max as u64 / 2);
         Self::with(options, root, segments, &[])
     }
 
@@ -129,8 +131,8 @@ impl Snapshot {
         segments: SegmentBytes,
         known: &[Arc<Base>],
     ) -> Result<Self, LakeError> {
-        let (store, handle) = (options.store.clone(), options.handle.clone());
-        let tail = handle.block_on(tail(&store, &root))?;
+        let (store, edge) = (options.store.clone(), options.edge.clone());
+        let tail = edge.block_on(tail(&store, &root))?;
         let context = FoldContext {
             schemas: &options.schemas,
             streams: &options.streams,
@@ -148,7 +150,8 @@ impl Snapshot {
             }
         });
         let tables = tables.collect();
-        Ok(Self { io: Io { store, handle }, segments, tables, fold, root, options })
+        let io = Io { store, edge, threads: options.threads };
+        Ok(Self { io, segments, tables, fold, root, options })
     }
 
     /// The root.
@@ -224,7 +227,7 @@ impl Snapshot {
         }
     }
 
-    /// Hands out the bodies of rows of a source table, `(key, body's digest)`, by their places in `wanted`
+    /// Hands out the bodies of rows of a source table or of words, `(key, body's digest)`, by their places in `wanted`
     /// and in no order; what is not there is left out. One body is in memory at a time.
     pub fn bodies(
         &self,
@@ -278,6 +281,17 @@ impl Stored for Snapshot {
             if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         ended
+    }
+}
+
+impl Bodied for Snapshot {
+    fn bodies(
+        &self,
+        table: &str,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), ViewError> {
+        Ok(Snapshot::bodies(self, self.table(table)?, wanted, each)?)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::LakeError;
 use super::commit::metadata_digest;
-use super::files::{DataFile, Stored, load, read_index};
+use super::files::{DataFile, Stored, listed, load, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::KeyIndex;
 use super::io::{FileRef, Io};
-use super::layout::is_whole;
+use super::layout::{generation_of, is_whole};
 use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 
 /// Checks the segments of a root and of those after its publication, and the publication itself: the size
@@ -17,7 +17,7 @@ use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 /// the tail's changes fit the publication. All that the root refers to is read. The problems, each with
 /// the object that it is about; an error only if the store cannot be asked.
 pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
-    let io = Io { store: options.store.clone(), handle: options.handle.clone() };
+    let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
     let mut checking = Checking { sizes: sizes(&io)?, io, root, problems: Vec::new() };
     let mut indexes = Vec::new();
     for schema in options.schemas.iter() {
@@ -27,8 +27,61 @@ pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, Lak
     Ok(checking.problems)
 }
 
+/// Checks all that retained roots refer to, by size and digest: their segments, their publications' files and
+/// metadata; and that every object of the lake is one that a writer made. All of it is read once. The problems,
+/// each with its object; an error only if the store cannot be asked.
+pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<String>, LakeError> {
+    let Some(newest) = roots.last() else { return Ok(Vec::new()) };
+    let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
+    let mut checking = Checking { sizes: sizes(&io)?, io, root: newest, problems: Vec::new() };
+    let segments = stored_segments(options.store.clone(), options.edge.clone(), 0);
+    for segment in roots.iter().flat_map(|root| &root.segments) {
+        if let Err(error) = segments(segment) {
+            checking.found(told(error));
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut files: BTreeMap<String, FileRef> = BTreeMap::new();
+    for root in roots {
+        let tables = root.published.iter().flat_map(|published| &published.tables);
+        for (name, published) in tables {
+            let schema = options.schemas.iter().find(|schema| schema.name == *name);
+            let Some(schema) = schema.filter(|_| seen.insert(&published.metadata_location)) else { continue };
+            match listed(&checking.io, &root.location, schema, published) {
+                Ok((stored, _)) if checking.metadata_is_whole(schema, published, &stored) => {
+                    let data = stored.files.data.values().map(|file| file.file.clone());
+                    let all = data.chain(stored.files.deletes.iter().map(|file| file.file.clone()));
+                    files.extend(all.map(|file| (file.name.clone(), file)));
+                }
+                Ok(_) => {}
+                Err(error) => checking.found(told(error)),
+            }
+        }
+    }
+    for file in files.values() {
+        checking.is_whole(file);
+    }
+    let mut strangers: Vec<&String> =
+        checking.sizes.keys().filter(|name| generation_of(name).is_none()).collect();
+    strangers.sort();
+    let strangers: Vec<String> = strangers
+        .into_iter()
+        .map(|name| {
+            format!("{name} was made by no writer of this store, and no row of a table is in it; remove it")
+        })
+        .collect();
+    checking.problems.extend(strangers);
+    Ok(checking.problems)
+}
+
+/// An error as a problem that says what to do.
+fn told(error: impl ToString) -> String {
+    let text = error.to_string();
+    if text.contains("restore") { text } else { format!("{text}; restore it from a copy of the store") }
+}
+
 fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
-    let listed = io.handle.block_on(io.store.list("tables/"))?;
+    let listed = io.edge.block_on(io.store.list("tables/"))?;
     Ok(listed.into_iter().map(|object| (object.name, object.bytes)).collect())
 }
 
@@ -57,7 +110,7 @@ impl Checking<'_> {
             }
             Ok(_) => None,
             Err(error) => {
-                self.found(error.to_string());
+                self.found(told(error));
                 None
             }
         }
@@ -87,9 +140,10 @@ impl Checking<'_> {
     /// Whether a data or delete file is there with the bytes that were written.
     fn is_whole(&mut self, file: &FileRef) -> bool {
         match self.sizes.get(&file.name).copied() {
-            None => self.found(format!("{} is missing", file.name)),
+            None => self.found(told(format!("{} is missing", file.name))),
             Some(bytes) if bytes != file.bytes => {
-                self.found(format!("{} has {bytes} bytes, its manifest says {}", file.name, file.bytes));
+                let (name, wanted) = (&file.name, file.bytes);
+                self.found(told(format!("{name} has {bytes} bytes, its manifest says {wanted}")));
             }
             Some(_) => match self.io.get(&file.name) {
                 Ok(body) if is_whole(&file.name, &body) == Some(false) => self.found(format!(
@@ -147,15 +201,15 @@ impl Checking<'_> {
     }
 
     fn tail(&mut self, options: &SnapshotOptions, indexes: &[Option<KeyIndex>]) -> Result<(), LakeError> {
-        let roots = match self.io.handle.block_on(tail(&self.io.store, self.root)) {
+        let roots = match self.io.edge.block_on(tail(&self.io.store, self.root)) {
             Ok(roots) => roots,
             Err(error) => {
                 self.found(error.to_string());
                 return Ok(());
             }
         };
-        let (store, handle) = (options.store.clone(), options.handle.clone());
-        let segments = stored_segments(store, handle, options.memory_bytes_max as u64 / 2);
+        let (store, edge) = (options.store.clone(), options.edge.clone());
+        let segments = stored_segments(store, edge, options.memory_bytes_max as u64 / 2);
         let before = self.problems.len();
         for segment in roots.iter().flat_map(|root| &root.segments).chain(&self.root.segments) {
             if let Err(error) = segments(segment) {

@@ -4,7 +4,7 @@
 //!  address ──> open ──┬─ path, file://   local   std::fs, synced files and folders
 //!                     ├─ memory://name   object  shared in the process, for tests
 //!                     └─ s3://bucket/..  object  object_store, conditional puts by ETag
-//!  log       finds and reads roots        segments  reads segments, checks their digests
+//!  segments  reads segments, checks their digests
 //! ```
 //!
 //! An implementation is right when [`conformance::check`] passes on it. Addresses are plain text,
@@ -12,7 +12,6 @@
 
 pub mod conformance;
 mod local;
-pub mod log;
 mod object;
 pub mod segments;
 
@@ -21,6 +20,7 @@ pub use object::ObjectStore;
 pub use segments::SegmentCache;
 
 use std::{path::Path, sync::Arc};
+use tidemill_core::log;
 use tidemill_core::store::{SharedStore, StoreError};
 
 /// The store at an address: a path, `file:///path`, `memory://name` or `s3://bucket/prefix`.

@@ -8,11 +8,13 @@ mod changes;
 mod world;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{
     LakeOptions, LakePublisher, Snapshot, SnapshotOptions, TextForm, generation_of, stored_segments, verify,
 };
 use tidemill_connectors::store;
+use tidemill_core::edge::SharedEdge;
+use tidemill_core::log;
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::{Share, Stored, View, ViewFailure};
 use tidemill_types::{Digest, Root, Value, key_digest};
@@ -31,26 +33,26 @@ impl Bench {
         Self { runtime, store: store::open(address).unwrap(), seed }
     }
 
+    fn edge(&self) -> SharedEdge {
+        Tokio::shared(self.runtime.handle().clone())
+    }
+
     fn publisher(&self, store: SharedStore, base: &Root) -> LakePublisher {
-        let names =
-            Arc::new(std::sync::Mutex::new(Random::new(self.seed ^ (base.epoch << 20) ^ base.generation)));
-        let clock = AtomicI64::new(1_790_000_000_000 + base.epoch as i64 * 1000);
-        let handle = self.runtime.handle().clone();
+        let edge = self.edge();
         let options = LakeOptions {
-            segments: stored_segments(store.clone(), handle.clone(), 1 << 20),
+            segments: stored_segments(store.clone(), edge.clone(), 1 << 20),
             store,
-            handle,
+            edge,
+            // Alone it works without threads of its own.
+            threads: 1 + (self.seed % 2) as usize,
             schemas: program::schemas(),
             streams: program::streams(),
             extract: Arc::new(program::Lines),
             bodies: None,
-            uuids: Arc::new(move || names.lock().unwrap().uuid()),
-            clock: Arc::new(move || clock.fetch_add(7, Ordering::Relaxed)),
             memory_bytes_max: 1 << 20,
         };
         let mut publisher = LakePublisher::open(options, base).unwrap();
-        let roots =
-            self.runtime.block_on(store::log::roots(&*self.store, publisher.next_root()..=base.epoch));
+        let roots = self.runtime.block_on(log::roots(&*self.store, publisher.next_root()..=base.epoch));
         roots.unwrap().iter().for_each(|root| publisher.committed(root));
         publisher
     }
@@ -58,7 +60,8 @@ impl Bench {
     fn snapshot_options(&self) -> SnapshotOptions {
         SnapshotOptions {
             store: self.store.clone(),
-            handle: self.runtime.handle().clone(),
+            edge: self.edge(),
+            threads: 1 + (self.seed % 2) as usize,
             schemas: program::schemas(),
             streams: program::streams(),
             extract: Arc::new(program::Lines),

@@ -11,7 +11,6 @@ use tidemill_core::store::{Created, ObjectInfo, SharedStore, Store, StoreError};
 use tidemill_types::{
     Digest, FORMAT, Origin, ProgramId, Published, Root, SegmentRef, Text, Value, key_digest,
 };
-use uuid::Uuid;
 
 /// The program: documents of several lines, samples by title, a summary.
 pub mod program {
@@ -93,11 +92,6 @@ impl Random {
 
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
-    }
-
-    pub fn uuid(&mut self) -> Uuid {
-        uuid::Builder::from_random_bytes((((self.next() as u128) << 64) | self.next() as u128).to_be_bytes())
-            .into_uuid()
     }
 }
 
@@ -317,6 +311,8 @@ impl World {
             published: self.published.clone(),
             dropped: Vec::new(),
             log_from: 0,
+            tags: Default::default(),
+            rolled_back_to: None,
         };
         self.roots.push(root.clone());
         root

@@ -18,8 +18,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use tidemill_types::{
-    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef,
+    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef, Tag,
 };
+
+/// Names that one root gives up at most.
+pub const DROPPED_MAX: usize = 512;
 
 /// All that the workers report of one closed epoch.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +46,19 @@ pub struct InForce {
     pub models: Vec<ModelId>,
     /// Where the sources begin, as far as the claim does not say it: part of the first commit.
     pub beginning: Beginning,
+    /// The commit that the first one goes back to, if it does.
+    pub roll_back: Option<RollBack>,
+}
+
+/// A commit that another goes back to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct RollBack {
+    /// Its epoch.
+    pub to: Epoch,
+    /// Its positions.
+    pub positions: Positions,
+    /// What the sources needed to go on from there.
+    pub cursors: Cursors,
 }
 
 /// What sources found before they began: what is gone and was allowed to be, and where they begin.
@@ -133,6 +149,7 @@ pub struct Committer {
     complete: Option<Published>,
     dropped: Vec<String>,
     log_from: Epoch,
+    tags: BTreeMap<String, Tag>,
     stage: Stage,
 }
 
@@ -141,6 +158,7 @@ impl Committer {
     pub fn new(claim: Root, in_force: InForce) -> Self {
         Self {
             log_from: claim.log_from,
+            tags: claim.tags.clone(),
             newest: claim,
             in_force,
             sealed: VecDeque::new(),
@@ -171,6 +189,11 @@ impl Committer {
         self.log_from = self.log_from.max(log_from);
     }
 
+    /// All tags, from the next root on.
+    pub fn tags(&mut self, tags: BTreeMap<String, Tag>) {
+        self.tags = tags;
+    }
+
     /// What to do next. `stamp` is asked for each new root only.
     pub fn next(&mut self, stamp: impl FnOnce() -> Stamp) -> Action {
         match &self.stage {
@@ -199,11 +222,17 @@ impl Committer {
             models: self.in_force.models.clone(),
             segments: sealed.segments,
             published: self.complete.take().or_else(|| self.newest.published.clone()),
-            dropped: std::mem::take(&mut self.dropped),
+            dropped: self.dropped.drain(..self.dropped.len().min(DROPPED_MAX)).collect(),
             log_from: self.log_from,
+            tags: self.tags.clone(),
+            rolled_back_to: None,
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
+        if let Some(back) = self.in_force.roll_back.take() {
+            (root.positions, root.cursors) = (back.positions, back.cursors);
+            root.rolled_back_to = Some(back.to);
+        }
         let beginning = std::mem::take(&mut self.in_force.beginning);
         root.gaps.extend(beginning.gaps.into_iter().map(|gap| Gap { epoch: root.epoch, ..gap }));
         // What was read since stands above where reading began.
@@ -273,6 +302,8 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             published: None,
             dropped: Vec::new(),
             log_from: 0,
+            tags: Default::default(),
+            rolled_back_to: None,
         },
         Some(newest) => Root {
             epoch: newest.epoch + 1,
@@ -282,6 +313,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             location: location.to_string(),
             claim: true,
             segments: Vec::new(),
+            rolled_back_to: None,
             ..newest.clone()
         },
     }
@@ -308,7 +340,7 @@ mod tests {
 
     fn in_force() -> InForce {
         let program = ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) };
-        InForce { program, models: vec![], beginning: Beginning::default() }
+        InForce { program, models: vec![], beginning: Beginning::default(), roll_back: None }
     }
 
     fn started() -> Committer {

@@ -5,6 +5,8 @@
 //!  [`source`]            worker, [`program`]                     seal      [`segment`]   commit
 //! ```
 //!
+//! Everything that a writer does to its store stands in [`writer`].
+//!
 //! What crosses the wall to `operators`, `connectors` and `gpu` are the traits of [`source`],
 //! [`store`], [`model`], [`view`] and [`program`]; siblings never see each other. Timely's
 //! worker threads do no I/O, and what decides (when an epoch closes, what a writer may put) is a sans-IO
@@ -18,8 +20,10 @@ pub mod combined;
 pub mod commit;
 pub mod conductor;
 mod control;
+pub mod edge;
 pub mod epoch;
 pub mod infer;
+pub mod log;
 pub mod model;
 pub mod program;
 pub mod reader;
@@ -31,3 +35,4 @@ pub mod store;
 pub mod view;
 pub mod words;
 pub mod worker;
+pub mod writer;

@@ -33,6 +33,10 @@ pub trait Program: Extract + Send + Sync + 'static {
     /// Tables that are recomputed when program or settings change (not source tables, rejects, words,
     /// results).
     fn is_derived(&self, table: &str) -> bool;
+    /// The table of what was rejected.
+    fn rejects_table(&self) -> &str {
+        "ops.rejects"
+    }
     /// Builds the flow on one worker.
     fn build(&self, builder: &mut Builder<'_>);
 }

@@ -5,9 +5,11 @@
 //! polled. Nor is it polled while memory is short.
 
 use crate::bodies::BodyCache;
-use crate::source::{ErasedDecode, Polled, RawRecord, RecordSink, RejectRow, Source, SourceBatch};
+use crate::source::{
+    ErasedDecode, Polled, RawRecord, RecordSink, RejectRow, Source, SourceBatch, SourceError,
+};
 use crate::worker::FromSource;
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -108,18 +110,30 @@ pub struct ToWorker {
 }
 
 impl ToWorker {
-    /// Hands a batch on as soon as there is room. `false`: nobody takes it, or nobody shall.
-    fn send(&self, batch: SourceBatch, stop: &AtomicBool) -> bool {
-        let (bytes, waiting) = (batch.bytes, || self.waiting.load(Ordering::Acquire));
-        while waiting() > 0 && waiting() + bytes > WAITING_BYTES {
-            if stop.load(Ordering::Relaxed) {
-                return false;
-            }
-            std::thread::sleep(SHORT);
+    /// Hands a batch on if there is room for it; else gives it back.
+    fn offer(&self, batch: SourceBatch) -> Offered {
+        let (bytes, waiting) = (batch.bytes, self.waiting.load(Ordering::Acquire));
+        if waiting > 0 && waiting + bytes > WAITING_BYTES {
+            return Offered::Full(Box::new(batch));
         }
         self.waiting.fetch_add(bytes, Ordering::AcqRel);
-        self.batches.send(FromSource::Batch(Box::new(batch))).is_ok()
+        match self.batches.try_send(FromSource::Batch(Box::new(batch))) {
+            Ok(()) => Offered::Taken,
+            Err(TrySendError::Full(FromSource::Batch(batch))) => {
+                self.waiting.fetch_sub(bytes, Ordering::AcqRel);
+                Offered::Full(batch)
+            }
+            Err(_) => Offered::Left,
+        }
     }
+}
+
+enum Offered {
+    Taken,
+    /// Not yet.
+    Full(Box<SourceBatch>),
+    /// Nobody takes it any more.
+    Left,
 }
 
 /// Records, and the bytes of their values.
@@ -154,54 +168,129 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// Reads a source until it is drained, it fails, the worker has left, or it is told to stop. `took` is
-/// told of each batch just before the worker has it.
+/// One source on its way to one worker.
+pub struct Reader<'a> {
+    source: Box<dyn Source>,
+    batching: Batching,
+    bodies: &'a BodyCache,
+    took: &'a dyn Fn(&Taken<'_>),
+    out: &'a ToWorker,
+    ends: &'a Ends,
+    /// A batch that waits for room.
+    full: Option<SourceBatch>,
+    /// What the last poll said.
+    polled: Result<Polled, SourceError>,
+    idle: u32,
+    draining: bool,
+    says_drained: bool,
+}
+
+/// What a reader wants after a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Another turn at once.
+    Again,
+    /// Another turn after a rest.
+    Rest(Duration),
+    /// None: it is drained, it has failed, the worker has left, or it was told to stop.
+    Left,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader before its first turn. `took` is told of each batch just before the worker has it.
+    pub fn new(
+        source: Box<dyn Source>,
+        decoders: Vec<Box<dyn ErasedDecode>>,
+        bodies: &'a BodyCache,
+        took: &'a dyn Fn(&Taken<'_>),
+        out: &'a ToWorker,
+        ends: &'a Ends,
+    ) -> Self {
+        Self {
+            source,
+            batching: Batching::new(decoders),
+            bodies,
+            took,
+            out,
+            ends,
+            full: None,
+            polled: Ok(Polled::More),
+            idle: 0,
+            draining: false,
+            says_drained: false,
+        }
+    }
+
+    /// Polls once, or hands on what the last poll gave.
+    pub fn turn(&mut self) -> Next {
+        if self.ends.stop.load(Ordering::Relaxed) {
+            return Next::Left;
+        }
+        if self.full.is_none() && matches!(self.polled, Ok(Polled::More | Polled::Idle)) {
+            if self.ends.hold.load(Ordering::Relaxed) {
+                return Next::Rest(IDLE);
+            }
+            self.poll();
+        }
+        match self.full.take().map(|batch| self.out.offer(batch)) {
+            None | Some(Offered::Taken) => {}
+            Some(Offered::Left) => return Next::Left,
+            Some(Offered::Full(batch)) => {
+                self.full = Some(*batch);
+                return Next::Rest(SHORT);
+            }
+        }
+        let last = match &self.polled {
+            Ok(Polled::More) => {
+                self.idle = 0;
+                return Next::Again;
+            }
+            Ok(Polled::Idle) if self.idle >= IDLE_POLLS_LAST => FromSource::Drained,
+            Ok(Polled::Idle) => return Next::Rest(IDLE),
+            Ok(Polled::Drained) => FromSource::Drained,
+            Err(error) => FromSource::Failed(error.to_string()),
+        };
+        match self.out.batches.try_send(last) {
+            Err(TrySendError::Full(_)) => Next::Rest(SHORT),
+            // The worker has left if this fails, and then nobody waits for it.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Next::Left,
+        }
+    }
+
+    fn poll(&mut self) {
+        if !self.draining && self.ends.drain.load(Ordering::Acquire) {
+            (self.draining, self.says_drained) = (true, self.source.drain());
+        }
+        self.idle = if self.draining && !self.says_drained { self.idle + 1 } else { 0 };
+        self.polled = self.source.poll(&mut self.batching);
+        let (batch, streams) = self.batching.take();
+        for (digest, body) in &batch.bodies {
+            self.bodies.insert(*digest, body.clone());
+        }
+        if batch.records > 0 || !batch.positions.is_empty() {
+            (self.took)(&Taken::of(&batch, &streams));
+            self.full = Some(batch);
+        }
+    }
+}
+
+/// Reads a source on a thread of its own until it is drained, it fails, the worker has left, or it is told to
+/// stop. `took` is told of each batch just before the worker has it.
 pub fn read(
-    mut source: Box<dyn Source>,
+    source: Box<dyn Source>,
     decoders: Vec<Box<dyn ErasedDecode>>,
     bodies: &BodyCache,
     took: &dyn Fn(&Taken<'_>),
     out: &ToWorker,
     ends: &Ends,
 ) {
-    let mut batching = Batching::new(decoders);
-    let (mut idle, mut draining, mut says_drained) = (0, false, false);
-    while !ends.stop.load(Ordering::Relaxed) {
-        if ends.hold.load(Ordering::Relaxed) {
-            std::thread::sleep(IDLE);
-            continue;
+    let mut reader = Reader::new(source, decoders, bodies, took, out, ends);
+    loop {
+        match reader.turn() {
+            Next::Again => {}
+            Next::Rest(time) => std::thread::sleep(time),
+            Next::Left => return,
         }
-        if !draining && ends.drain.load(Ordering::Acquire) {
-            (draining, says_drained) = (true, source.drain());
-        }
-        idle = if draining && !says_drained { idle + 1 } else { 0 };
-        let polled = source.poll(&mut batching);
-        let (batch, streams) = batching.take();
-        for (digest, body) in &batch.bodies {
-            bodies.insert(*digest, body.clone());
-        }
-        if batch.records > 0 || !batch.positions.is_empty() {
-            took(&Taken::of(&batch, &streams));
-            if !out.send(batch, &ends.stop) {
-                return;
-            }
-        }
-        let last = match polled {
-            Ok(Polled::More) => {
-                idle = 0;
-                continue;
-            }
-            Ok(Polled::Idle) if idle >= IDLE_POLLS_LAST => FromSource::Drained,
-            Ok(Polled::Idle) => {
-                std::thread::sleep(IDLE);
-                continue;
-            }
-            Ok(Polled::Drained) => FromSource::Drained,
-            Err(error) => FromSource::Failed(error.to_string()),
-        };
-        // The worker has left if this fails, and then nobody waits for it.
-        let _ = out.batches.send(last);
-        return;
     }
 }
 

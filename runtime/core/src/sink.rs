@@ -285,15 +285,6 @@ impl Sink {
         self.unsent
     }
 
-    /// The first epoch that is needed of the log, once that is known.
-    pub fn needs_from(&self) -> Option<Epoch> {
-        let behind = self.standings.values().filter_map(|standing| match standing {
-            Standing::Behind(epoch) => Some(epoch + 1),
-            Standing::New | Standing::Current => None,
-        });
-        self.position.map(|_| behind.min().unwrap_or(self.next).min(self.next))
-    }
-
     /// What keeps it from going on, if something does.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()

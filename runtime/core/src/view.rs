@@ -5,17 +5,44 @@
 //! [`Stored`] is the other direction: what a starting worker reads back.
 
 use crate::store::StoreError;
+use std::collections::BTreeSet;
 use tidemill_types::{Digest, Epoch, Published, Root, Value};
 
 /// A view that roots can name: every table is at the same epoch in it.
 pub trait View: Send {
     /// Takes in a committed root; its segments are in the store.
     fn committed(&mut self, root: &Root);
+    /// The newest epoch with a change that is not published yet.
+    fn unpublished(&self) -> Option<Epoch>;
     /// Brings every table to the newest epoch taken in and makes it durable. `None`: nothing changed
     /// since the last publication.
     fn publish(&mut self) -> Result<Option<Published>, ViewFailure>;
     /// A root has named this publication.
     fn named(&mut self, epoch: Epoch);
+    /// What the last publication cost.
+    fn cost(&self) -> Cost;
+    /// The names of all objects that a publication is made of.
+    fn objects(&self, published: &Published) -> Result<BTreeSet<String>, ViewFailure>;
+    /// The names of objects that publication `older` is made of and `newer` is not.
+    fn garbage(&self, older: &Published, newer: &Published) -> Result<Vec<String>, ViewFailure>;
+    /// The folder in which all objects of the view stand.
+    fn folder(&self) -> &str;
+    /// The epoch that an object of the view was made for, and the generation of the writer that made it, by
+    /// its name; `None` if the name does not tell.
+    fn made_for(&self, name: &str) -> Option<(Epoch, u64)>;
+    /// From now on publications list no snapshot of an epoch below this one.
+    fn expire(&mut self, before: Epoch);
+}
+
+/// What a publication cost.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Cost {
+    /// Objects written.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Memory that the view holds between publications, in bytes.
+    pub held_bytes: u64,
 }
 
 /// A view could not be brought up to date, or not be read; what was published before stands.

@@ -57,6 +57,8 @@ pub struct Plan {
     pub upload: Arc<dyn Upload>,
     /// When epochs close.
     pub epochs: EpochSettings,
+    /// Whether the workers begin paused: they take no records before they are told to go on.
+    pub paused: bool,
     /// Whether the run ends when the sources are drained.
     pub drain: bool,
     /// While it is set no records are taken in: memory of this process is short.
@@ -129,34 +131,60 @@ struct Running {
 
 /// Runs one worker to the end of the run. An error: what is stored could not be taken in.
 pub fn run(worker: &mut Worker, plan: Arc<Plan>, ends: Ends) -> Result<(), String> {
-    let control = Control::build(worker);
-    let collected = Collected::starting_at(plan.claim + 1);
-    let into = collected.clone();
-    let mut running = build(worker, &plan, ends, control, into);
-    let mut conductor = running.ends.conductor.take().map(|(events, edge)| {
-        let options = ConductorOptions {
-            epochs: plan.epochs,
-            first: plan.claim + 1,
-            force_first: plan.force_first,
-            drain: plan.drain,
-            workers: worker.peers(),
-        };
-        Conductor::new(options, collected, events, edge, (plan.now)())
-    });
-    let share = Share { number: worker.index(), of: worker.peers() };
-    if let Err(error) = running.restore(share) {
-        running.broken = Some(error);
-    }
+    let mut share = WorkerShare::build(worker, plan, ends);
     let mut quiet_rounds = 0;
-    while !running.left {
-        let mut busy = running.step();
-        if let Some(conductor) = &mut conductor {
-            busy |= conductor.step(&mut running.control, (plan.now)());
-        }
+    while !share.has_left() {
+        let busy = share.round();
         quiet_rounds = if busy { 0 } else { u32::saturating_add(quiet_rounds, 1) };
         worker.step_or_park(Some(rest(quiet_rounds)));
     }
     Ok(())
+}
+
+/// One worker's share of a run: what it does between two steps of its dataflows.
+pub struct WorkerShare {
+    running: Running,
+    conductor: Option<Conductor>,
+    now: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl WorkerShare {
+    /// Builds the dataflows on a worker, and fills them with its share of what is stored.
+    pub fn build(worker: &mut Worker, plan: Arc<Plan>, ends: Ends) -> Self {
+        let control = Control::build(worker);
+        let collected = Collected::starting_at(plan.claim + 1);
+        let into = collected.clone();
+        let mut running = build(worker, &plan, ends, control, into);
+        let conductor = running.ends.conductor.take().map(|(events, edge)| {
+            let options = ConductorOptions {
+                epochs: plan.epochs,
+                first: plan.claim + 1,
+                force_first: plan.force_first,
+                drain: plan.drain,
+                workers: worker.peers(),
+            };
+            Conductor::new(options, collected, events, edge, (plan.now)())
+        });
+        let share = Share { number: worker.index(), of: worker.peers() };
+        if let Err(error) = running.restore(share) {
+            running.broken = Some(error);
+        }
+        Self { running, conductor, now: plan.now.clone() }
+    }
+
+    /// Looks at all channels once. Says whether anything happened.
+    pub fn round(&mut self) -> bool {
+        let mut busy = self.running.step();
+        if let Some(conductor) = &mut self.conductor {
+            busy |= conductor.step(&mut self.running.control, (self.now)());
+        }
+        busy
+    }
+
+    /// Whether it was told to leave.
+    pub fn has_left(&self) -> bool {
+        self.running.left
+    }
 }
 
 /// How long a worker rests, at most, before it looks at its channels again: briefly at first, and longer
@@ -214,7 +242,7 @@ fn build(
         positions: BTreeMap::new(),
         epoch: plan.claim,
         epoch_bytes: 0,
-        paused: false,
+        paused: plan.paused,
         drained: false,
         failed: None,
         filled: false,

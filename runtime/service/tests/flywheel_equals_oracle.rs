@@ -3,14 +3,13 @@
 //! The traffic is written step by step while the mill runs over it: a drained run, one that tails and
 //! is told to stop, and a drained run at the end, so that commits end in the middle of everything.
 
-mod oracle;
 mod support;
 
-use oracle::traffic;
 use std::ops::Range;
 use std::time::Duration;
 use support::held::Held;
 use support::mill::Mill;
+use tidemill_oracle::traffic;
 
 /// The seeds of a test: its own few, or, for a longer search, those that `ORACLE_SEEDS=100..200` says.
 fn seeds(own: Range<u64>) -> Range<u64> {

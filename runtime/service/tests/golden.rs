@@ -5,10 +5,8 @@
 //! by `GOLDEN_WRITE=1 cargo test --test golden`, which is right only while no release has written the
 //! format.
 
-mod oracle;
 mod support;
 
-use oracle::traffic::Step;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +14,8 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use support::held::Held;
 use support::mill::{Mill, objects, read, succeeded};
-use support::values::rows_of_lines;
+use tidemill_oracle::traffic::Step;
+use tidemill_oracle::values::rows_of_lines;
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/store-1")

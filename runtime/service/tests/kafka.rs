@@ -2,18 +2,18 @@
 //! killed, stopped and continued, and the broker is killed and started again; and what is told where Kafka
 //! no longer holds what is to be read.
 
-mod oracle;
 mod support;
 
-use oracle::topics::Sent;
-use oracle::traffic;
 use rdkafka::producer::Producer;
 use serde_json::json;
 use std::time::Duration;
-use support::broker::{Broker, STREAMS, Truth};
+use support::broker::{Broker, STREAMS};
 use support::fire::{Fire, PATIENCE, call, calls, send, to_record, under_fire};
 use support::held::Held;
 use support::mill::{Mill, refused, succeeded};
+use tidemill_oracle::kafka::Truth;
+use tidemill_oracle::topics::Sent;
+use tidemill_oracle::traffic;
 
 fn fired_at(seed: u64, workers: [usize; 2]) {
     let Some(broker) = Broker::start() else { return };
@@ -155,7 +155,7 @@ fn a_drained_run_ends_where_aborted_records_stand_before_an_open_transaction() {
     mill.drain(1);
     assert_eq!(rows(), 8);
     let mut truth = Truth::default();
-    truth.read_on(&broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     Held::over(&mill, &truth.records).hold_drained();
 }
 
@@ -223,7 +223,7 @@ fn a_stream_whose_keys_are_no_identities_is_read_by_its_values() {
     );
     mill.drain(2);
     let mut truth = Truth::default();
-    truth.read_on(&broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     let held = Held::over(&mill, &truth.records);
     held.hold_drained();
     let rejects = succeeded(&mill.read(&["show", "ops.rejects", "--format", "json"]));
@@ -244,7 +244,7 @@ fn large_records_pass_or_are_rejected_as_the_settings_say() {
     put(&broker, &large);
     mill.drain(2);
     let mut truth = Truth::default();
-    truth.read_on(&broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     Held::over(&mill, &truth.records).hold_drained();
     let rejects = succeeded(&mill.read(&["show", "ops.rejects", "--format", "json"]));
     assert!(rejects.contains("too_large") && rejects.lines().count() == 1, "{rejects}");

@@ -1,10 +1,8 @@
 //! A service that is killed again and again, at any moment, and loses nothing, repeats nothing and
 //! pays for nothing twice.
 
-mod oracle;
 mod support;
 
-use oracle::traffic::{self, Step};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
@@ -12,6 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use support::held::Held;
 use support::mill::{Mill, succeeded};
+use tidemill_oracle::traffic::{self, Step};
 
 /// Kills of one test; a longer search says `KILLS=100`.
 fn kills() -> usize {

@@ -1,14 +1,13 @@
 //! Records of many megabytes: accepted up to the limit, rejected above it, at their places among small
 //! ones, in plain and in compressed files, with little memory.
 
-mod oracle;
 mod support;
 
-use oracle::traffic::Step;
 use serde_json::json;
 use std::io::Write;
 use support::held::{Held, rows};
 use support::mill::Mill;
+use tidemill_oracle::traffic::Step;
 
 const LIMIT: usize = 16 << 20;
 

@@ -2,11 +2,8 @@
 //! and the mill goes on; and one that is slower than the source, so that texts leave the cache before
 //! their turn comes.
 
-mod oracle;
 mod support;
 
-use oracle::model::Row;
-use oracle::traffic::Step;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +14,8 @@ use tidemill::cli::{RunSettings, Until};
 use tidemill::config::{Sources, resolve};
 use tidemill_core::model::{AttemptError, Model};
 use tidemill_gpu::Lexical;
+use tidemill_oracle::model::Row;
+use tidemill_oracle::traffic::Step;
 use tidemill_types::ModelId;
 
 /// The model `lexical`, but it panics at some texts and refuses others.
@@ -80,6 +79,7 @@ fn drain(mill: &Mill, model: Arc<dyn Model>, more: &[(&str, &str)]) {
         settings,
         input_dir: Some(mill.input()),
         accept_gap: false,
+        roll_back: None,
         store_url: mill.store().display().to_string(),
         model,
         until: Until::Drained,

@@ -1,16 +1,14 @@
 //! The oracle is itself held against cases that were worked out by hand.
 
-mod oracle;
-
-use oracle::compare::{assert_equal, compare};
-use oracle::json::{Json, RECORD_DEPTH, parse};
-use oracle::model::{
-    Input, Record, Row, Tables, default_settings, needed_texts, pending_texts, recompute, text_digest,
-};
-use oracle::train;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+use tidemill_oracle::compare::{assert_equal, compare};
+use tidemill_oracle::json::{Json, RECORD_DEPTH, parse};
+use tidemill_oracle::model::{
+    Input, Record, Row, Tables, default_settings, needed_texts, pending_texts, recompute, text_digest,
+};
+use tidemill_oracle::train;
 
 /// Records of files from lines: `(stream, file, lines)`.
 fn lines(files: &[(&str, &str, &[&str])]) -> Vec<Record> {

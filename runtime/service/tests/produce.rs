@@ -4,14 +4,8 @@
 //! The broker is that of `KAFKA_BROKERS` (an address), else one that the repository's own script starts.
 //! Where neither is to be had the tests say so loudly and prove nothing.
 
-mod oracle;
 mod support;
 
-use oracle::decode::decode;
-use oracle::files;
-use oracle::json::{Json, RECORD_DEPTH, parse};
-use oracle::model::Record;
-use oracle::traffic;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -24,9 +18,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
-use support::broker::record;
 use support::mill::{binary, refused, succeeded};
 use tempfile::TempDir;
+use tidemill_oracle::decode::decode;
+use tidemill_oracle::files;
+use tidemill_oracle::json::{Json, RECORD_DEPTH, parse};
+use tidemill_oracle::kafka::record;
+use tidemill_oracle::model::Record;
+use tidemill_oracle::traffic;
 
 const STREAMS: [(&str, &str); 3] = [("trajectories", "id"), ("calls", "request_id"), ("scores", "row_id")];
 /// How long anything may take before a test gives up.

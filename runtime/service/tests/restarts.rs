@@ -1,11 +1,8 @@
 //! Starts on a store that is there: with other settings, after kills, after a long pause, beside
 //! another writer, over files that are no longer what they were.
 
-mod oracle;
 mod support;
 
-use oracle::model::Tables;
-use oracle::traffic;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +10,8 @@ use std::io::Write;
 use std::time::Duration;
 use support::held::{Held, rows};
 use support::mill::{Mill, refused, succeeded};
+use tidemill_oracle::model::Tables;
+use tidemill_oracle::traffic;
 
 const QUICK: Duration = Duration::from_millis(10);
 

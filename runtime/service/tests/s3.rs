@@ -3,19 +3,19 @@
 //! A client takes its endpoint and keys from the environment, so whoever runs this has set them:
 //! `.ci/s3 start DIR; . DIR/env; S3_STORE=s3://mill/test cargo test --workspace --test s3`.
 
-mod oracle;
 mod support;
 
-use oracle::topics::Sent;
-use oracle::traffic;
 use serde_json::{Value, json};
 use std::io::Write;
 use std::time::Duration;
-use support::broker::{Broker, STREAMS, Truth};
+use support::broker::{Broker, STREAMS};
 use support::fire::{Fire, call, send, under_fire};
 use support::held::Held;
 use support::mill::{Mill, succeeded};
 use support::slow::Slow;
+use tidemill_oracle::kafka::Truth;
+use tidemill_oracle::topics::Sent;
+use tidemill_oracle::traffic;
 
 /// A mill on the server that the environment names, if it names one.
 fn on_s3(seed: u64) -> Option<Mill> {
@@ -83,6 +83,6 @@ fn a_store_that_takes_five_seconds_a_write_makes_the_lag_grow_and_not_the_memory
     assert_eq!(rows.split_whitespace().nth(1), Some("9000"), "{tables}");
     succeeded(&mill.read(&["verify"]));
     let mut truth = Truth::default();
-    truth.read_on(&broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     Held::over(&mill, &truth.records).hold_drained();
 }

@@ -1,6 +1,5 @@
 //! A mill as a service: what it answers over HTTP, what it logs, and what an address that is taken does.
 
-mod oracle;
 mod support;
 
 use serde_json::{Value, json};

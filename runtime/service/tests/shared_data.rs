@@ -2,16 +2,15 @@
 //!
 //! In a debug build a part of each file, in a release build the whole.
 
-mod oracle;
 mod support;
 
-use oracle::files::stream_of;
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use support::held::Held;
 use support::mill::{Mill, succeeded};
+use tidemill_oracle::files::stream_of;
 
 /// Lines of each file that a debug build takes.
 const DEBUG_LINES: usize = 1500;

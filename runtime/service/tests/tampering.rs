@@ -1,14 +1,13 @@
 //! `verify` reads every byte that a commit refers to: an object of the newest commit that is missing, cut
 //! short or changed in one bit is found and named.
 
-mod oracle;
 mod support;
 
-use oracle::traffic;
 use std::fs;
 use std::path::{Path, PathBuf};
 use support::held::Held;
 use support::mill::Mill;
+use tidemill_oracle::traffic;
 
 /// A store with two publications, so that rows of the first are deleted by position.
 fn published_twice() -> Mill {
@@ -48,13 +47,21 @@ fn problems(held: &Held) -> Vec<String> {
 
 /// What is found while an object is not as it was; it is put back.
 fn found(held: &Held, object: &Path, change: impl FnOnce(&mut Vec<u8>) -> bool) -> Vec<String> {
+    found_by(|| problems(held), object, change)
+}
+
+fn found_by(
+    problems: impl Fn() -> Vec<String>,
+    object: &Path,
+    change: impl FnOnce(&mut Vec<u8>) -> bool,
+) -> Vec<String> {
     let bytes = fs::read(object).expect("an object");
     let mut changed = bytes.clone();
     match change(&mut changed) {
         true => fs::write(object, changed).expect("writing"),
         false => fs::remove_file(object).expect("removing"),
     }
-    let problems = problems(held);
+    let problems = problems();
     fs::write(object, bytes).expect("writing");
     problems
 }
@@ -90,4 +97,71 @@ fn whatever_is_missing_cut_short_or_changed_is_found_and_named() {
         assert_eq!(about, 1, "{name}: {missing:?}");
     }
     assert_eq!(problems(&held), Vec::<String>::new(), "everything was put back");
+}
+
+/// Changes an object's bytes; `false`: it is removed.
+type Change<'c> = &'c dyn Fn(&mut Vec<u8>) -> bool;
+
+fn name_of(object: &Path) -> String {
+    object.file_name().expect("a name").to_string_lossy().to_string()
+}
+
+/// Whatever is retained, also what the newest commit has no use for.
+#[test]
+fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() {
+    let mill = published_twice();
+    let held = Held::of(&mill);
+    let problems = || held.reader.check_all().expect("a store that can be asked");
+    assert_eq!(problems(), Vec::<String>::new());
+    let roots = mill.objects("catalog");
+    let roots: Vec<&PathBuf> = roots.iter().filter(|path| path.extension().is_some()).collect();
+    let first = |folder: &str| mill.objects(folder).into_iter().next().expect("an object");
+    let metadata = mill.objects("tables/raw.calls/metadata");
+    let oldest =
+        metadata.iter().find(|path| name_of(path).starts_with("00")).expect("the first metadata file");
+    let manifest = metadata.iter().find(|path| name_of(path).contains("-m0.avro")).expect("a manifest");
+    let all = [
+        roots[1].clone(),
+        first("segments"),
+        first("tables/evals.scores/data"),
+        oldest.clone(),
+        manifest.clone(),
+    ];
+    for object in &all {
+        let name = name_of(object);
+        let flip = |bytes: &mut Vec<u8>| {
+            let place = bytes.len() / 2;
+            bytes[place] ^= 1;
+            true
+        };
+        let cut = |bytes: &mut Vec<u8>| {
+            bytes.truncate(bytes.len() / 2);
+            true
+        };
+        let changes: [Change<'_>; 3] = [&flip, &cut, &|_| false];
+        for change in changes {
+            let found = found_by(problems, object, change);
+            let told = found.iter().any(|problem| problem.contains("restore"));
+            assert!(told, "{name}: {found:?}");
+            let manifest = name.ends_with(".avro") || name.ends_with(".metadata.json");
+            assert!(manifest || found.iter().any(|problem| problem.contains(&name)), "{name}: {found:?}");
+        }
+    }
+    let stranger = mill.store().join("tables/raw.calls/data/more.parquet");
+    fs::copy(first("tables/raw.calls/data"), &stranger).expect("a copy");
+    let found = problems();
+    assert!(
+        found.iter().any(|problem| problem.contains("more.parquet") && problem.contains("remove it")),
+        "{found:?}"
+    );
+    fs::remove_file(stranger).expect("removing");
+    let hint = mill.store().join("catalog/_hint");
+    fs::write(&hint, "7 nonsense").expect("writing");
+    let found = problems();
+    assert!(
+        found.iter().any(|problem| problem.contains("_hint") && problem.contains("delete it")),
+        "{found:?}"
+    );
+    fs::remove_file(hint).expect("removing");
+    assert_eq!(problems(), Vec::<String>::new(), "everything was put back");
 }

@@ -2,15 +2,15 @@
 
 #![cfg(feature = "tls")]
 
-mod oracle;
 mod support;
 
-use oracle::topics;
 use serde_json::json;
-use support::broker::{Broker, STREAMS, Truth};
+use support::broker::{Broker, STREAMS};
 use support::fire::send;
 use support::held::Held;
 use support::mill::{Mill, refused};
+use tidemill_oracle::kafka::Truth;
+use tidemill_oracle::topics;
 
 #[test]
 fn a_mill_reads_over_tls_as_a_user_with_a_password_and_a_wrong_password_is_told() {
@@ -40,7 +40,7 @@ fn a_mill_reads_over_tls_as_a_user_with_a_password_and_a_wrong_password_is_told(
     send(&broker.producer(&[]), &topics::records(62, 200, 2), None).expect("delivered records");
     mill.drain(2);
     let mut truth = Truth::default();
-    truth.read_on(&broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     Held::over(&mill, &truth.records).hold_drained();
     // Nothing of it stands in the store.
     let newest = json!(mill.newest()).to_string();

@@ -1,12 +1,10 @@
 //! The traffic is held against its claim: that it meets every rule, and that all of it can be read.
 
-mod oracle;
-
-use oracle::compare::{assert_equal, shape};
-use oracle::json::{RECORD_DEPTH, parse};
-use oracle::model::{Input, Tables, needed_texts, recompute};
-use oracle::{files, traffic};
 use std::collections::{BTreeMap, BTreeSet};
+use tidemill_oracle::compare::{assert_equal, shape};
+use tidemill_oracle::json::{RECORD_DEPTH, parse};
+use tidemill_oracle::model::{Input, Tables, needed_texts, recompute};
+use tidemill_oracle::{files, traffic};
 
 /// A vector that depends on the text alone; some texts fail.
 fn judged(mut input: Input) -> Input {

@@ -1,23 +1,29 @@
-//! The simulator: a seeded clock, a store that fails as real ones do, and trials of the commit over it.
+//! The simulator: production's own parts over a clock, a scheduler and a store that a seed drives.
 //!
 //! ```text
-//!  seed ──> Clock        times and nonces
-//!       ──> FaultyStore  an answer lost before the write, or after it
-//!       ──> trial::run   writers that claim, commit, stall, die and come back, one store call at a time
-//!                            │
-//!                            v  the chain of roots that is left
-//!                        types::invariants::follows, and what each writer believed
+//!  seed ──> schedule   time, turns, crashes, sleeps of hours
+//!       ──> storage    delays, lost answers, writes that happen late or twice, lists that lag
+//!       ──> trial      writers, readers and records against each other, then calm
+//!                          │ every write
+//!                          v
+//!                       judge  the invariants, there and then
 //! ```
 //!
-//! Only tests depend on this crate. What it drives is production's own code: the sans-IO machines of
-//! `tidemill-core` take clock and randomness as arguments, so that the same seed is the same history and a
-//! failure is repeated by its number.
+//! Only tests depend on this crate. What it drives is what a service runs: claim, commits, uploads, publishing,
+//! compaction, collection and sweeping of `tidemill-core` and `tidemill-connectors`, the conductor and the
+//! driver of epochs on a timely worker, the reader of a source, and snapshots. These take clock, randomness
+//! and waiting as arguments, so that the same seed is the same history to the byte, and a failure is repeated
+//! by its number.
 
-mod clock;
-mod faulty;
-mod memory;
+mod edge;
+mod judge;
+pub mod mutants;
+mod process;
+mod program;
+mod schedule;
+mod side;
+mod storage;
 pub mod trial;
 
-pub use clock::Clock;
-pub use faulty::{Faults, FaultyStore};
-pub use memory::MemoryStore;
+pub use judge::Counts;
+pub use side::side_by_side;

@@ -1,279 +1,341 @@
-//! Trials of the commit: writers that fight for one store, and what must be true of what is left.
-//!
-//! A writer makes one store call at a time and a seeded scheduler says whose turn it is, so every
-//! interleaving of calls can come up and each comes up again with its seed. Between calls a writer may stall
-//! (it is simply not picked for a while), die, or come back with a new claim. A writer "reads" made-up
-//! records: each epoch moves one position on by a number that is noted beside the epoch's nonce.
-//!
-//! When the time is over, its judge reads the chain as a reader would and holds it to this:
-//! - every root may follow its predecessor ([`tidemill_types::invariants::follows`]);
-//! - every root that a writer took for committed stands there with its nonce;
-//! - the last position is the sum of what the chain's epochs noted: no record lost, none twice.
+//! Trials: processes that start, are killed, stop for hours and wake up, over a store that fails; then calm,
+//! in which everything must come right.
 
-use crate::{Clock, Faults, FaultyStore, MemoryStore};
-use bytes::Bytes;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use tidemill_core::commit::{Action, Committer, InForce, PutAnswer, SealedEpoch, claim};
-use tidemill_core::store::{Created, SharedStore, Store, StoreError};
-use tidemill_types::invariants::follows;
-use tidemill_types::{Epoch, Positions, ProgramId, Published, Root, root_epoch, root_name};
+use crate::judge::{Counts, Judge, snapshot_options};
+use crate::mutants::Mutant;
+use crate::process::{Started, World};
+use crate::program::{PARTITIONS, Record, STREAM};
+use crate::schedule::{Process, Runner, Schedule, WORLD, actor};
+use crate::storage::{Disk, Weather};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tidemill_connectors::lake::Snapshot;
+use tidemill_core::edge::SharedEdge;
+use tidemill_core::log::newest_root;
+use tidemill_core::store::SharedStore;
+use tidemill_core::writer::ToPublisher;
 
-const STREAM: &str = "records";
-const PARTITION: &str = "0";
+/// How long commits stay readable.
+const RETENTION: Duration = Duration::from_secs(20);
+const SECOND: u64 = 1_000_000;
 
 /// What a trial is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     /// The same seed is the same history.
     pub seed: u64,
-    /// Writers that want the store.
-    pub writers: usize,
-    /// Store calls, all writers together.
-    pub steps: usize,
-    /// How often the store fails.
-    pub faults: Faults,
-    /// Deaths of a writer, in turns of a thousand.
-    pub deaths: u32,
+    /// Whether the trace is kept as text.
+    pub told: bool,
+    /// The bug that is in, if one is.
+    pub mutant: Option<Mutant>,
 }
 
 /// What a trial came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Roots in the chain.
-    pub roots: usize,
-    /// Of these, claims.
-    pub claims: usize,
-    /// Writers that were told that another owns the store.
-    pub fenced: usize,
-    /// Writers that died.
-    pub died: usize,
+    /// The first thing that was not as it must be.
+    pub broken: Option<String>,
+    /// What happened.
+    pub counts: Counts,
+    /// The digest of all that happened.
+    pub digest: String,
+    /// All that happened, if it was to be kept.
+    pub told: Vec<String>,
 }
 
-/// What a writer is about to do.
-#[derive(Debug)]
-enum Stage {
-    /// Find the newest root and make a claim that follows it.
-    Look,
-    /// Put this claim.
-    Claim(Box<Root>),
-    /// The answer to this claim was unclear: read it back.
-    Settle(Box<Root>),
-    /// Commit.
-    Run(Box<Committer>),
+/// Runs the trial of a plan.
+pub fn run(plan: Plan) -> Outcome {
+    let schedule = Schedule::seeded(plan.seed, plan.told);
+    let runner = Runner::new(schedule.clone());
+    let disk = Disk::default();
+    let judge = Judge::new(disk.clone(), schedule.clone(), RETENTION.as_millis() as i64);
+    let world = World {
+        schedule: schedule.clone(),
+        local: runner.local(),
+        disk,
+        judge: judge.clone(),
+        weather: Arc::new(Mutex::new(weather(&schedule))),
+        on_disk: schedule.pick(0..3) == 0,
+        retention: RETENTION,
+        mutant: plan.mutant,
+    };
+    let director = Director { world, processes: Rc::default(), next: Rc::new(RefCell::new(WORLD)) };
+    let ended = runner.run(director.direct(), 10 * 24 * 3600 * SECOND);
+    if !ended && judge.broken().is_none() {
+        judge.breaks("the trial did not end");
+    }
+    let (digest, told) = schedule.trace();
+    Outcome { broken: judge.broken(), counts: judge.counts(), digest, told }
 }
 
-/// A trial under way.
-#[derive(Debug)]
-pub struct Trial {
-    plan: Plan,
-    store: SharedStore,
-    /// The same objects without faults, for the judge.
-    honest: SharedStore,
-    writers: Vec<Stage>,
-    clock: Clock,
-    chance: ChaCha8Rng,
-    /// By nonce, how far an epoch moved the position.
-    moved: BTreeMap<String, u64>,
-    /// What writers took for committed.
-    believed: BTreeMap<Epoch, String>,
-    fenced: usize,
-    died: usize,
-}
-
-fn in_force() -> InForce {
-    let program = ProgramId { name: "trial".into(), version: "1".into(), settings: serde_json::json!({}) };
-    InForce { program, models: Vec::new(), beginning: Default::default() }
-}
-
-fn position(root: &Root) -> u64 {
-    root.positions.get(STREAM).and_then(|partitions| partitions.get(PARTITION)).copied().unwrap_or(0)
-}
-
-fn body(root: &Root) -> Bytes {
-    Bytes::from(serde_json::to_vec(root).expect("a root is JSON"))
-}
-
-async fn read(store: &dyn Store, epoch: Epoch) -> Result<Option<Root>, StoreError> {
-    match store.get(&root_name(epoch)).await {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).expect("only roots are put there"))),
-        Err(StoreError::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
+fn weather(schedule: &Schedule) -> Weather {
+    let up_to = |most: u64| schedule.pick(0..most + 1) as u32;
+    Weather {
+        lost: up_to(40),
+        unanswered: up_to(40),
+        late: up_to(40),
+        twice: up_to(20),
+        unread: up_to(8),
+        slow: up_to(20),
+        takes_us: [1_000, 10_000, 60_000][schedule.pick(0..3) as usize],
+        lag_us: schedule.pick(0..5) * SECOND,
     }
 }
 
-async fn newest(store: &dyn Store) -> Result<Option<Root>, StoreError> {
-    let objects = store.list("catalog/").await?;
-    match objects.iter().filter_map(|object| root_epoch(&object.name)).max() {
-        Some(epoch) => read(store, epoch).await,
-        None => Ok(None),
-    }
+#[derive(Clone)]
+struct Director {
+    world: World,
+    processes: Rc<RefCell<Vec<Started>>>,
+    next: Rc<RefCell<Process>>,
 }
 
-impl Trial {
-    /// A trial before its first step.
-    pub fn new(plan: Plan) -> Self {
-        let honest: SharedStore = Arc::new(MemoryStore::default());
-        Self {
-            plan,
-            store: Arc::new(FaultyStore::seeded(honest.clone(), plan.faults, plan.seed)),
-            honest,
-            writers: (0..plan.writers).map(|_| Stage::Look).collect(),
-            clock: Clock::seeded(plan.seed),
-            chance: ChaCha8Rng::seed_from_u64(plan.seed.wrapping_add(1)),
-            moved: BTreeMap::new(),
-            believed: BTreeMap::new(),
-            fenced: 0,
-            died: 0,
-        }
-    }
-
-    /// Runs all steps, then judges.
-    ///
-    /// # Errors
-    ///
-    /// The first thing that is not as it must be, in one line.
-    pub async fn run(mut self) -> Result<Outcome, String> {
-        let mut turn = 0;
-        for _ in 0..self.plan.steps {
-            // Mostly the same writer goes on; the others stall meanwhile.
-            if self.chance.random_range(0..100) < 15 {
-                turn = self.chance.random_range(0..self.plan.writers);
+impl Director {
+    async fn direct(self) {
+        let world = self.world.clone();
+        let schedule = world.schedule.clone();
+        let lasts = schedule.pick(5..22) * SECOND;
+        let traffic = self.clone();
+        world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
+        self.start();
+        while schedule.now() < lasts && world.judge.broken().is_none() {
+            schedule.sleep(schedule.pick(20_000..1_800_000)).await;
+            self.strike().await;
+            if self.at_work().is_empty() {
+                self.start();
             }
-            if self.chance.random_range(0..1000) < self.plan.deaths {
-                self.writers[turn] = Stage::Look;
-                self.died += 1;
-            }
-            let stage = std::mem::replace(&mut self.writers[turn], Stage::Look);
-            self.writers[turn] = self.step(stage).await?;
         }
-        self.judge().await
-    }
-
-    async fn step(&mut self, stage: Stage) -> Result<Stage, String> {
-        match stage {
-            Stage::Look => Ok(self.look().await),
-            Stage::Claim(root) => self.claim(root).await,
-            Stage::Settle(root) => self.settle(root).await,
-            Stage::Run(committer) => self.commit(committer).await,
+        if world.judge.broken().is_none() {
+            self.calm().await;
         }
     }
 
-    async fn look(&mut self) -> Stage {
-        match newest(&*self.store).await {
-            Ok(newest) => {
-                let stamp = self.clock.stamp();
-                Stage::Claim(Box::new(claim(newest.as_ref(), self.store.location(), &in_force(), stamp)))
-            }
-            Err(_) => Stage::Look,
+    fn start(&self) {
+        let mut next = self.next.borrow_mut();
+        *next += 1;
+        self.processes.borrow_mut().push(self.world.start(*next));
+    }
+
+    /// Processes that have not ended and are not stopped.
+    fn at_work(&self) -> Vec<Process> {
+        let schedule = &self.world.schedule;
+        let mut processes = self.processes.borrow_mut();
+        processes.retain(|p| p.life.ended().is_none() && !schedule.is_killed(p.process));
+        processes.iter().map(|p| p.process).filter(|p| !schedule.is_stopped(*p)).collect()
+    }
+
+    fn one_of(&self, processes: &[Process]) -> Option<Process> {
+        match processes.len() {
+            0 => None,
+            many => processes.get(self.world.schedule.pick(0..many as u64) as usize).copied(),
         }
     }
 
-    async fn claim(&mut self, root: Box<Root>) -> Result<Stage, String> {
-        match self.store.create(&root_name(root.epoch), body(&root)).await {
-            Ok(Created::New) => self.claimed(*root),
-            Ok(Created::Exists) | Err(_) => Ok(Stage::Settle(root)),
-        }
-    }
-
-    async fn settle(&mut self, ours: Box<Root>) -> Result<Stage, String> {
-        match read(&*self.store, ours.epoch).await {
-            Ok(Some(found)) if found.nonce == ours.nonce => self.claimed(*ours),
-            Ok(Some(_)) => Ok(Stage::Look),
-            Ok(None) => Ok(Stage::Claim(ours)),
-            Err(_) => Ok(Stage::Settle(ours)),
-        }
-    }
-
-    fn claimed(&mut self, root: Root) -> Result<Stage, String> {
-        self.believe(&root)?;
-        Ok(Stage::Run(Box::new(Committer::new(root, in_force()))))
-    }
-
-    /// Notes what a writer takes for committed.
-    fn believe(&mut self, root: &Root) -> Result<(), String> {
-        match self.believed.insert(root.epoch, root.nonce.clone()) {
-            Some(other) if other != root.nonce => {
-                Err(format!("epoch {} was committed twice: by {other} and by {}", root.epoch, root.nonce))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// One store call of a writer that owns the store, as far as it knows.
-    async fn commit(&mut self, mut committer: Box<Committer>) -> Result<Stage, String> {
-        let clock = &mut self.clock;
-        match committer.next(|| clock.stamp()) {
-            Action::Wait => self.seal(&mut committer),
-            Action::Put(root) => {
-                let before = position(committer.newest());
-                self.moved.insert(root.nonce.clone(), position(&root) - before);
-                let answer = match self.store.create(&root_name(root.epoch), body(&root)).await {
-                    Ok(Created::New) => PutAnswer::New,
-                    Ok(Created::Exists) | Err(_) => PutAnswer::Unclear,
-                };
-                if let Some(root) = committer.put_answered(answer).cloned() {
-                    self.believe(&root)?;
+    /// Something happens.
+    async fn strike(&self) {
+        let (world, schedule) = (&self.world, &self.world.schedule);
+        let at_work = self.at_work();
+        match schedule.pick(0..100) {
+            0..14 => {
+                if let Some(process) = self.one_of(&at_work) {
+                    schedule.tell(|| format!("p{process} is killed"));
+                    schedule.kill(process);
+                    world.judge.count(|counts| counts.killed += 1);
                 }
             }
-            Action::ReadBack(epoch) => {
-                let Ok(found) = read(&*self.store, epoch).await else { return Ok(Stage::Run(committer)) };
-                match committer.read_back(found.as_ref()).map(|root| root.cloned()) {
-                    Ok(Some(root)) => self.believe(&root)?,
-                    Ok(None) => {}
-                    Err(_) => {
-                        self.fenced += 1;
-                        return Ok(Stage::Look);
-                    }
+            14..30 => {
+                if let Some(process) = self.one_of(&at_work) {
+                    let retention = RETENTION.as_micros() as u64;
+                    let long = match schedule.pick(0..4) {
+                        0 => schedule.pick(3600 * SECOND..30 * 3600 * SECOND),
+                        1 => schedule.pick(retention..retention * 4),
+                        _ => schedule.pick(10_000..10 * SECOND),
+                    };
+                    schedule.tell(|| format!("p{process} stops for {long}"));
+                    schedule.stop(process, long);
+                    world.judge.count(|counts| counts.stopped += 1);
                 }
             }
-        }
-        Ok(Stage::Run(committer))
-    }
-
-    /// Closes the next epoch over some made-up records; now and then a publication is complete too.
-    fn seal(&mut self, committer: &mut Committer) {
-        let newest = committer.newest();
-        let epoch = newest.epoch + 1;
-        let next = position(newest) + self.chance.random_range(0..100);
-        let published = newest.published.as_ref().map(|p| p.epoch);
-        let complete = self.chance.random_range(0..4) == 0 && published < Some(newest.epoch);
-        let publication = Published { epoch: newest.epoch, tables: BTreeMap::new() };
-        let partitions = BTreeMap::from([(PARTITION.to_string(), next)]);
-        let positions = Positions::from([(STREAM.to_string(), partitions)]);
-        committer.sealed(SealedEpoch { epoch, positions, ..SealedEpoch::default() });
-        if complete {
-            committer.published(publication);
+            30..38 => self.start(),
+            38..60 => self.read(),
+            60..66 => self.tag(),
+            66..70 => {
+                // The others go on while nobody strikes: what was stopped comes back to a store that has moved.
+                schedule.sleep(schedule.pick(10 * SECOND..90 * SECOND)).await;
+            }
+            _ => {}
         }
     }
 
-    /// Reads what is left and says whether it is right.
-    async fn judge(self) -> Result<Outcome, String> {
-        let failed = |error: StoreError| error.to_string();
-        let Some(last) = newest(&*self.honest).await.map_err(failed)? else {
-            return Ok(Outcome { roots: 0, claims: 0, fenced: self.fenced, died: self.died });
+    /// Somebody reads the newest commit.
+    fn read(&self) {
+        let mut next = self.next.borrow_mut();
+        *next += 1;
+        let (world, process) = (self.world.clone(), *next);
+        let store = world.store(process);
+        self.world.local.spawn(process, async move {
+            let edge = crate::edge::SimEdge::shared(&world.schedule, process, 0);
+            let (judge, reading) = (world.judge.clone(), store.clone());
+            let what = actor(move || read_newest(&judge, &reading, &edge)).await;
+            world.schedule.tell(|| format!("r{process} {what}"));
+        });
+    }
+
+    /// Somebody names the newest commit, or takes a name back.
+    fn tag(&self) {
+        let (world, schedule) = (&self.world, &self.world.schedule);
+        let Some(newest) = world.judge.newest() else { return };
+        let at_work = self.at_work();
+        let Some(process) = self.one_of(&at_work) else { return };
+        let name = format!("t{}", schedule.pick(0..2));
+        let epoch = match newest.tags.contains_key(&name) {
+            true => None,
+            false => Some(newest.epoch.saturating_sub(schedule.pick(0..6))),
         };
-        let mut chain = Vec::new();
-        for epoch in 0..=last.epoch {
-            let root = read(&*self.honest, epoch).await.map_err(failed)?;
-            chain.push(root.ok_or_else(|| format!("the chain has a hole at {epoch}"))?);
-        }
-        for pair in chain.windows(2) {
-            follows(&pair[0], &pair[1]).map_err(|broken| broken.to_string())?;
-        }
-        for (epoch, nonce) in &self.believed {
-            let stands = chain.get(*epoch as usize).is_some_and(|root| root.nonce == *nonce);
-            if !stands {
-                return Err(format!("root {epoch} was taken for committed as {nonce} and is not there"));
+        let processes = self.processes.borrow();
+        let publisher = processes.iter().find(|p| p.process == process).map(|p| p.publisher.clone());
+        let Some(publisher) = publisher.and_then(|publisher| publisher.borrow().clone()) else { return };
+        let (answer, answered) = futures::channel::oneshot::channel();
+        schedule.tell(|| format!("p{process} is to tag {name} {epoch:?}"));
+        drop(publisher.unbounded_send(ToPublisher::Tag(name, epoch, answer)));
+        let (world, publisher) = (world.clone(), process);
+        self.world.local.spawn(WORLD, async move {
+            let said = answered.await;
+            world.schedule.tell(|| format!("p{publisher} on a tag: {said:?}"));
+        });
+    }
+
+    /// Records come.
+    async fn traffic(&self, lasts: u64) {
+        let schedule = &self.world.schedule;
+        while schedule.now() < lasts {
+            schedule.sleep(schedule.pick(1_000..600_000)).await;
+            for _ in 0..schedule.pick(1..6) {
+                self.record();
             }
         }
-        let sum: u64 = chain.iter().filter_map(|root| self.moved.get(&root.nonce)).sum();
-        if position(&last) != sum {
-            return Err(format!("the position is {} and the epochs' sum {sum}", position(&last)));
+    }
+
+    fn record(&self) {
+        let schedule = &self.world.schedule;
+        let id = schedule.pick(0..12);
+        let value = match schedule.pick(0..12) {
+            0 => "no document at all".to_string(),
+            1 | 2 => format!("{STREAM}-{id}|"),
+            _ => {
+                let (title, text) = (schedule.pick(0..4), schedule.pick(0..30));
+                format!(
+                    "{STREAM}-{id}|title {title}|text {text} {}",
+                    "x".repeat(schedule.pick(0..200) as usize)
+                )
+            }
+        };
+        let timestamp = 1_700_000_000_000_000 + schedule.pick(0..50) as i64;
+        let partition = schedule.pick(0..PARTITIONS as u64) as usize;
+        self.world.judge.record(partition, Record { timestamp, value: value.into_bytes() });
+    }
+
+    /// No more faults: everything that was read is committed and published, who slept wakes up and harms
+    /// nobody, and in the end nothing is left that nobody needs.
+    async fn calm(&self) {
+        let (world, schedule) = (&self.world, &self.world.schedule);
+        *world.weather.lock().unwrap_or_else(PoisonError::into_inner) =
+            Weather { takes_us: 2_000, ..Weather::default() };
+        schedule.tell(|| "calm".to_string());
+        if self.at_work().is_empty() {
+            self.start();
         }
-        let claims = chain.iter().filter(|root| root.claim).count();
-        Ok(Outcome { roots: chain.len(), claims, fenced: self.fenced, died: self.died })
+        self.until(120, "all records are committed and published", |judge| self.is_through(judge)).await;
+        // Whoever sleeps shall find that the names which it would use next were used, and deleted since.
+        let asleep = self.processes.borrow().iter().any(|p| schedule.is_stopped(p.process));
+        for _ in 0..if asleep { 5 } else { 0 } {
+            self.record();
+            schedule.sleep(RETENTION.as_micros() as u64 / 3).await;
+        }
+        // Writes that were late arrive, and whoever slept wakes up.
+        for process in self.processes.borrow().iter().map(|p| p.process) {
+            schedule.stop(process, 0);
+        }
+        schedule.sleep(70 * SECOND).await;
+        for _ in 0..3 {
+            self.record();
+            schedule.sleep(2 * SECOND).await;
+        }
+        self.until(60, "only one writer is left, and at work", |judge| {
+            self.at_work().len() == 1 && self.is_through(judge)
+        })
+        .await;
+        let mut left = Ok(());
+        for _ in 0..8 {
+            if world.judge.broken().is_some() {
+                return;
+            }
+            schedule.sleep(RETENTION.as_micros() as u64 * 6 / 5).await;
+            for _ in 0..3 {
+                self.record();
+                schedule.sleep(2 * SECOND).await;
+            }
+            left = world.judge.last_look();
+            if left.is_ok() {
+                return;
+            }
+        }
+        if let Err(what) = left {
+            world.judge.breaks(what);
+        }
+    }
+
+    /// Whether the newest root holds and publishes all that came.
+    fn is_through(&self, judge: &Judge) -> bool {
+        let (Some(newest), ends) = (judge.newest(), judge.ends()) else { return false };
+        let at = |partition: usize| newest.positions.get(STREAM)?.get(&partition.to_string()).copied();
+        let read = ends.iter().enumerate().all(|(partition, end)| at(partition).unwrap_or(0) == *end);
+        let changed = (0..=newest.epoch).rev().filter_map(|epoch| judge.root(epoch));
+        let changed = changed.into_iter().find(|root| !root.segments.is_empty()).map(|root| root.epoch);
+        read && newest.published.map(|published| published.epoch) >= changed
+    }
+
+    async fn until(&self, seconds: u64, what: &str, holds: impl Fn(&Judge) -> bool) {
+        let (world, schedule) = (&self.world, &self.world.schedule);
+        let end = schedule.now() + seconds * SECOND;
+        while !holds(&world.judge) && world.judge.broken().is_none() {
+            if schedule.now() > end {
+                return world
+                    .judge
+                    .breaks(format!("in {seconds} seconds of calm it did not come to this: {what}"));
+            }
+            if self.at_work().is_empty() {
+                self.start();
+            }
+            schedule.sleep(SECOND / 4).await;
+        }
+    }
+}
+
+/// Reads the newest commit whole; what came of it.
+fn read_newest(judge: &Judge, store: &SharedStore, edge: &SharedEdge) -> String {
+    let before = judge.newest().map(|newest| newest.epoch);
+    let root = match edge.block_on(newest_root(&**store, None)) {
+        Ok(root) => root,
+        Err(error) => return error.to_string(),
+    };
+    if root.as_ref().map(|root| root.epoch) < before {
+        judge.breaks(format!("a reader found {:?} where {before:?} was newest", root.map(|root| root.epoch)));
+        return "it read too old a root".to_string();
+    }
+    let Some(root) = root else { return "nothing is there yet".to_string() };
+    let read = Snapshot::of(snapshot_options(store.clone(), edge.clone()), root.clone());
+    let read = read.map_err(|error| error.to_string()).and_then(|snapshot| judge.compare(&snapshot));
+    match read {
+        Ok(()) => {
+            judge.count(|counts| counts.read += 1);
+            format!("read {}", root.epoch)
+        }
+        Err(error) if error.contains("no answer") || !judge.is_retained(&root) => error,
+        Err(error) => {
+            judge.breaks(error.clone());
+            error
+        }
     }
 }

@@ -39,11 +39,19 @@ pub fn follows(previous: &Root, next: &Root) -> Result<(), Broken> {
             && next.models == previous.models
             && next.published == previous.published
             && next.gaps == previous.gaps
+            && next.tags == previous.tags
+            && next.rolled_back_to.is_none()
             && next.segments.is_empty();
         return if same { Ok(()) } else { broken("a claim that changes more than the generation".into()) };
     }
-    if let Some(partition) = position_gone_back(&previous.positions, &next.positions) {
-        return broken(format!("the position of {partition} went back"));
+    match next.rolled_back_to {
+        Some(to) if to >= next.epoch => return broken(format!("it goes back to {to}")),
+        Some(_) => {}
+        None => {
+            if let Some(partition) = position_gone_back(&previous.positions, &next.positions) {
+                return broken(format!("the position of {partition} went back"));
+            }
+        }
     }
     if !next.gaps.starts_with(&previous.gaps) {
         return broken("a gap that was accepted is forgotten".into());
@@ -52,7 +60,34 @@ pub fn follows(previous: &Root, next: &Root) -> Result<(), Broken> {
     if epoch_of(next) < epoch_of(previous) || epoch_of(next) >= Some(next.epoch) {
         return broken(format!("publication {:?} after {:?}", epoch_of(next), epoch_of(previous)));
     }
+    if next.log_from < previous.log_from || next.log_from > next.epoch {
+        return broken(format!("the log begins at {} after {}", next.log_from, previous.log_from));
+    }
+    if let Some((name, tag)) = next.tags.iter().find(|(name, tag)| previous.tags.get(*name) != Some(tag))
+        && (tag.from < previous.log_from || tag.from > tag.epoch + 1 || tag.epoch >= next.epoch)
+    {
+        return broken(format!("tag {name} names {} to {}, not all of it kept", tag.from, tag.epoch));
+    }
     Ok(())
+}
+
+/// Whether a commit that a root may have names an object that this root gives up. What is given up is never
+/// named again.
+pub fn gives_up_nothing_named(root: &Root) -> Result<(), Broken> {
+    let named = |name: &&String| {
+        let kept = |epoch| (root.log_from..=root.epoch).contains(&epoch) || tagged(root, epoch);
+        crate::root_epoch(name).is_some_and(kept)
+            || root.segments.iter().any(|segment| segment.name == **name)
+    };
+    match root.dropped.iter().find(named) {
+        Some(name) => Err(Broken { epoch: root.epoch, what: format!("it gives up {name}, which is kept") }),
+        None => Ok(()),
+    }
+}
+
+/// Whether a tag of a root keeps the root of an epoch.
+pub fn tagged(root: &Root, epoch: u64) -> bool {
+    root.tags.values().any(|tag| (tag.from..=tag.epoch).contains(&epoch))
 }
 
 /// The first partition whose position in `next` is lower than in `previous`, or that is gone.

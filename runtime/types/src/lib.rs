@@ -18,7 +18,7 @@ pub use digest::Digest;
 pub use partition::Partition;
 pub use root::{
     Cursors, FORMAT, Gap, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef,
-    SegmentRef, root_epoch, root_name,
+    SegmentRef, Tag, root_epoch, root_name,
 };
 pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};
 pub use schema::{Column, Kind, TableSchema};

@@ -6,7 +6,7 @@
 //! `published` are absolute and begin with `location`, so that a reader of a copied store can make
 //! them relative again.
 
-use crate::Epoch;
+use crate::{Digest, Epoch};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -55,9 +55,24 @@ pub struct Root {
     /// Objects that readers need no more; deleted after this root is committed.
     #[serde(default)]
     pub dropped: Vec<String>,
-    /// The oldest root that is kept (as of this root).
+    /// The oldest root that is kept (as of this root), apart from what tags keep.
     #[serde(default)]
     pub log_from: Epoch,
+    /// Commits that people named: they are kept for ever.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, Tag>,
+    /// Set in a commit that goes back: the one whose positions, source tables, rejects and words hold again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<Epoch>,
+}
+
+/// What a tag keeps: the roots `from..=epoch`, their segments, and the publication that root `epoch` names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Tag {
+    /// The commit.
+    pub epoch: Epoch,
+    /// The first root after its publication; 0 if it names none.
+    pub from: Epoch,
 }
 
 /// Records of a source that are gone and were never read; a person chose to go on without them.
@@ -151,6 +166,33 @@ pub struct PublishedTable {
     /// other; older roots lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata_digest: Option<String>,
+}
+
+/// What stands between a root's fields and the digest at its end.
+const DIGEST: &str = ",\"digest\":\"";
+
+impl Root {
+    /// The bytes that are put: the fields as JSON, and as the last one the digest of all before it.
+    ///
+    /// # Errors
+    ///
+    /// When a setting of the program cannot be written as JSON.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.pop();
+        let digest = Digest::of(&bytes);
+        bytes.extend_from_slice(format!("{DIGEST}{digest}\"}}").as_bytes());
+        Ok(bytes)
+    }
+
+    /// Whether bytes are those that were put; `None` if they do not say so, as those of older releases.
+    pub fn is_whole(bytes: &[u8]) -> Option<bool> {
+        let text = bytes.trim_ascii_end();
+        let end = DIGEST.len() + 32 + 2;
+        let (fields, digest) = text.split_at_checked(text.len().checked_sub(end)?)?;
+        let digest = digest.strip_prefix(DIGEST.as_bytes())?.strip_suffix(b"\"}")?;
+        Some(Digest::of(fields).to_string().as_bytes() == digest)
+    }
 }
 
 /// The name of an epoch's root, relative to the store.

@@ -110,7 +110,7 @@ fn reading(name: &'static str, about: &'static str) -> Command {
 }
 
 fn epoch(id: &'static str, help: &'static str) -> Arg {
-    Arg::new(id).long(id).value_name("EPOCH").value_parser(value_parser!(u64)).help(help)
+    Arg::new(id).long(id).value_name("EPOCH|TAG").help(help)
 }
 
 fn at() -> Arg {
@@ -147,10 +147,26 @@ fn readers() -> [Command; 6] {
             .arg(table())
             .arg(epoch("from", "The earlier commit").required(true))
             .arg(epoch("to", "The later commit").required(true)),
-        reading("verify", "Checks everything that a commit refers to")
+        reading("verify", "Checks every byte that is retained, or with --at what one commit refers to")
             .arg(at())
             .arg(switch("recompute", "Also recompute every table from the source tables and compare")),
     ]
+}
+
+fn tag() -> Command {
+    let name = Arg::new("name").value_name("NAME").help("Without it all tags are listed");
+    let config = Arg::new("config").long("config").value_name("FILE").value_parser(value_parser!(PathBuf));
+    let store = setting("store.url", "The store: a path, file://, s3:// or memory:// address", "URL");
+    Command::new("tag")
+        .about("Names a commit, which is then kept for ever, or lists the names")
+        .arg(name)
+        .arg(epoch("at", "The commit [the newest]"))
+        .arg(
+            switch("delete", "Let the name go, and the commit with it once its time is over")
+                .conflicts_with("at"),
+        )
+        .arg(store.help_heading(None))
+        .arg(config.help("Settings in TOML, for store.url and store.retention"))
 }
 
 fn export(app: &App) -> Option<Command> {
@@ -236,6 +252,10 @@ pub fn command(app: &App, arguments: &[OsString]) -> Command {
             "Go on where Kafka lost records before they were read; the root records what is missing",
         ),
     ]);
+    let rollback = Command::new("rollback")
+        .about("Makes a commit that goes back to an earlier one; the sources are read again from there")
+        .arg(epoch("to", "The commit to go back to").required(true))
+        .arg(switch("accept-gap", "Go back although Kafka no longer holds all that followed"));
     let config = Command::new("config").about("Prints every setting in force, and whence it is");
     let mut root = Command::new(app.name)
         .about(app.about)
@@ -245,6 +265,7 @@ pub fn command(app: &App, arguments: &[OsString]) -> Command {
     if app.demo.is_some() {
         root = root.subcommand(with_settings(demo(), app, arguments));
     }
-    let settings = [run, produce(), config, check].map(|command| with_settings(command, app, arguments));
-    root.subcommands(settings).subcommands(readers()).subcommands(export(app))
+    let settings =
+        [run, produce(), rollback, config, check].map(|command| with_settings(command, app, arguments));
+    root.subcommands(settings).subcommand(tag()).subcommands(readers()).subcommands(export(app))
 }

@@ -15,7 +15,7 @@ use tidemill_types::{Digest, TableSchema, Value};
 /// Prints each row that is in only one of two commits, with `_diff` 1 or -1.
 pub fn diff(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
-    let (from, to) = (call.number("from"), call.number("to"));
+    let (from, to) = (call.epoch("from", &reader)?, call.epoch("to", &reader)?);
     let (from, to) = (reader.tables(from)?, reader.tables(to)?);
     let schema = schema_of(&to, call.text("table"))?;
     schema_of(&from, call.text("table"))?;

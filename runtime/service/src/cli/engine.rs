@@ -23,7 +23,9 @@ pub enum Until {
     Signalled,
     /// When a commit covers the ends that the input has now, and nothing that it needs is pending.
     Drained,
-    /// Likewise, but the ends are taken when this is set.
+    /// When the commit that goes back is published; nothing is read.
+    WentBack,
+    /// As [`Until::Drained`], but the ends are taken when this is set.
     DrainedOnce(Arc<AtomicBool>),
 }
 
@@ -39,6 +41,8 @@ pub struct RunSettings {
     pub input_dir: Option<PathBuf>,
     /// Whether to go on where records of a source are gone that were to be read.
     pub accept_gap: bool,
+    /// The commit to go back to first, if one is.
+    pub roll_back: Option<Epoch>,
     /// The store's address.
     pub store_url: String,
     /// What answers requests.

@@ -12,7 +12,7 @@ const LIMIT_FOR_PEOPLE: u64 = 20;
 /// Prints commits, oldest first.
 pub fn log(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
-    let last = reader.root(call.number("at"))?.epoch;
+    let last = reader.root(call.epoch("at", &reader)?)?.epoch;
     let alone = call.matches.get_flag("last");
     let limit = call.number("limit").or((call.format() == Format::Table).then_some(LIMIT_FOR_PEOPLE));
     let limit = if alone { Some(1) } else { limit };
@@ -74,9 +74,15 @@ fn changes(root: &Root) -> String {
     }
     match (tables.len(), root.claim) {
         (0, true) => "claim".to_string(),
+        (0, false) if root.rolled_back_to.is_some() => back(root),
         (0, false) => "-".to_string(),
-        (many, _) => format!("+{inserted} -{deleted} in {many} tables"),
+        (many, _) => format!("+{inserted} -{deleted} in {many} tables{}", back(root)),
     }
+}
+
+/// What a commit goes back to, if it does.
+fn back(root: &Root) -> String {
+    root.rolled_back_to.map_or(String::new(), |to| format!(" back to {to}"))
 }
 
 fn described(root: &Root, before: Option<&Root>) -> Vec<String> {

@@ -33,6 +33,7 @@ mod run;
 mod show;
 mod signals;
 mod tables;
+mod tag;
 mod verify;
 mod whole;
 
@@ -54,6 +55,7 @@ use clap::error::ErrorKind;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
+use tidemill_types::Epoch;
 
 /// The exit code of a wrong command line.
 const USAGE: u8 = 2;
@@ -107,6 +109,8 @@ fn execute(app: &App, arguments: Vec<OsString>, environment: Vec<(OsString, OsSt
         "show" => show::show(&call, &mut out),
         "log" => log::log(&call, &mut out),
         "diff" => diff::diff(&call, &mut out),
+        "tag" => tag::tag(&call, &mut out),
+        "rollback" => tag::rollback(&call, &mut out),
         "verify" => verify::verify(&call, &mut out),
         "export" => export::export(&call, &mut out),
         other => Err(Error::Usage(format!("unknown command {other}; see --help"))),
@@ -183,8 +187,22 @@ impl Call<'_> {
         settings.store.url.as_deref().map_or(Ok(()), folders::no_file_for_store)
     }
 
+    /// The epoch that an argument names, by its number or by a tag.
+    fn epoch(&self, id: &str, reader: &StoreReader) -> Result<Option<Epoch>, Error> {
+        let Some(text) = self.matches.get_one::<String>(id) else { return Ok(None) };
+        if let Ok(epoch) = text.parse() {
+            return Ok(Some(epoch));
+        }
+        let tag = reader.newest.tags.get(text).ok_or_else(|| {
+            let known = reader.newest.tags.keys().cloned().collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "none".to_string() } else { known };
+            Error::failed(format!("{text} is neither an epoch nor a tag; tags are: {known}"))
+        })?;
+        Ok(Some(tag.epoch))
+    }
+
     /// The tables at `--at`, or at the newest commit.
     fn tables(&self, reader: &StoreReader) -> Result<reader::StoreTables, Error> {
-        reader.tables(self.number("at"))
+        reader.tables(self.epoch("at", reader)?)
     }
 }

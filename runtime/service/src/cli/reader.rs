@@ -4,12 +4,15 @@ use super::{App, Tables};
 use crate::Error;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{self, LakeError, Snapshot, SnapshotOptions, TextForm};
 use tidemill_connectors::store;
+use tidemill_core::log;
 use tidemill_core::program::{Extract, Program};
 use tidemill_core::segment::{Change, decode_changes};
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::Share;
+use tidemill_types::invariants::tagged;
 use tidemill_types::{Digest, Epoch, Root, TableSchema, Value, root_name, row_digest};
 
 impl From<LakeError> for Error {
@@ -36,8 +39,7 @@ impl StoreReader {
         let runtime = runtime.map_err(|e| Error::failed(format!("cannot start threads for I/O: {e}")))?;
         let (store, newest) = runtime.block_on(async {
             let store = store::open_existing(address).await?;
-            let hint = store::log::read_hint(store.as_ref()).await?;
-            let newest = store::log::newest_root(store.as_ref(), hint).await?;
+            let newest = log::newest_root(store.as_ref(), None).await?;
             let none = || Error::failed(format!("the store {} holds no commit yet", store.location()));
             let newest = newest.ok_or_else(none)?;
             Ok::<_, Error>((store, newest))
@@ -47,7 +49,7 @@ impl StoreReader {
 
     /// The oldest epoch whose root is there and kept.
     pub fn oldest(&self) -> Result<Epoch, Error> {
-        let start = self.runtime.block_on(store::log::log_start(self.store.as_ref()))?;
+        let start = self.runtime.block_on(log::log_start(self.store.as_ref()))?;
         // A root below what the newest one keeps is dropped, or was put there by a writer that had slept.
         Ok(start.unwrap_or(self.newest.epoch).max(self.newest.log_from))
     }
@@ -60,10 +62,10 @@ impl StoreReader {
         if epoch > newest {
             return Err(Error::failed(format!("epoch {epoch} is not committed; the newest is {newest}")));
         }
-        if epoch < self.oldest()? {
+        if !tagged(&self.newest, epoch) && epoch < self.oldest()? {
             return Err(self.forgotten(epoch));
         }
-        Ok(self.runtime.block_on(store::log::read_root(self.store.as_ref(), epoch))?)
+        Ok(self.runtime.block_on(log::read_root(self.store.as_ref(), epoch))?)
     }
 
     /// The root of an epoch whose tables can be read, with a publication at which they can begin. The
@@ -72,6 +74,9 @@ impl StoreReader {
     pub fn readable_root(&self, epoch: Option<Epoch>) -> Result<Root, Error> {
         let root = self.root(epoch)?;
         let wanted = root.epoch;
+        if self.newest.tags.values().any(|tag| tag.epoch == wanted) {
+            return Ok(root);
+        }
         self.based(root, self.oldest()?)?.ok_or_else(|| self.forgotten(wanted))
     }
 
@@ -147,7 +152,8 @@ impl StoreReader {
         let schemas: Arc<[TableSchema]> = program.tables().into();
         SnapshotOptions {
             store: self.store.clone(),
-            handle: self.runtime.handle().clone(),
+            edge: Tokio::shared(self.runtime.handle().clone()),
+            threads: READERS,
             streams: crate::run::stream_tables(program.as_ref()),
             schemas: schemas.clone(),
             extract: Arc::new(ProgramExtract(program.clone())),
@@ -167,6 +173,22 @@ impl StoreReader {
     pub fn check(&self, root: &Root) -> Result<Vec<String>, Error> {
         let program = self.program(root)?;
         Ok(lake::verify(&self.options(&program), root)?)
+    }
+
+    /// What is wrong with all that is retained: the log, and what its roots refer to.
+    pub fn check_all(&self) -> Result<Vec<String>, Error> {
+        let mut newest = self.newest.clone();
+        loop {
+            let (mut problems, roots) = self.runtime.block_on(log::verify(self.store.as_ref(), &newest))?;
+            let program = self.program(&newest)?;
+            problems.extend(lake::verify_all(&self.options(&program), &roots)?);
+            // Beside a run, old commits go while they are looked at.
+            let now = self.runtime.block_on(log::newest_root(self.store.as_ref(), None))?;
+            match now.filter(|now| now.log_from > newest.log_from && !problems.is_empty()) {
+                Some(now) => newest = now,
+                None => return Ok(problems),
+            }
+        }
     }
 
     /// The changes of one table in one commit, texts as handles.
@@ -203,6 +225,8 @@ fn begins(base: Option<Epoch>, epoch: Epoch, oldest: Epoch) -> Begins {
     }
 }
 
+/// Threads that read side by side.
+const READERS: usize = 4;
 /// Bounds the segments and bodies that a reading command holds.
 const READ_BYTES: usize = 256 << 20;
 

@@ -91,7 +91,16 @@ pub fn prepare(resolved: &Resolved, until: Until, progress: ProgressSink) -> Res
         return Err(Error::failed(format!("the input folder {} does not exist", folder.display())));
     }
     let model = crate::run::model(&settings.model)?;
-    Ok(RunSettings { settings, input_dir, accept_gap: false, store_url, model, until, progress })
+    Ok(RunSettings {
+        settings,
+        input_dir,
+        accept_gap: false,
+        roll_back: None,
+        store_url,
+        model,
+        until,
+        progress,
+    })
 }
 
 /// `run`

@@ -1,4 +1,4 @@
-//! `verify`: whether everything that a commit refers to is there and whole, and, with `--recompute`,
+//! `verify`: whether everything that is retained, or that one commit refers to, is there and whole, and, with `--recompute`,
 //! whether every table is what the source tables make of it.
 
 use super::output::{Format, Out, json_row, shown};
@@ -14,9 +14,20 @@ const SHOWN_MAX: usize = 5;
 /// Prints what is amiss, or a last line that begins with `ok:`.
 pub fn verify(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
-    let root = reader.readable_root(call.number("at"))?;
-    let mut problems = reader.check(&root)?;
-    let mut checked = format!("epoch {}: {} segments", root.epoch, root.segments.len());
+    let root = reader.readable_root(call.epoch("at", &reader)?)?;
+    // Without a commit that is asked for, all that is retained.
+    let all = call.matches.get_one::<String>("at").is_none();
+    let mut problems = if all { reader.check_all()? } else { Vec::new() };
+    for problem in reader.check(&root)? {
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    let kept = match all {
+        true => format!("commits {} to {} are whole; ", reader.newest.log_from, root.epoch),
+        false => String::new(),
+    };
+    let mut checked = format!("{kept}epoch {}: {} segments", root.epoch, root.segments.len());
     if problems.is_empty() {
         let tables = reader.tables(Some(root.epoch))?;
         let sizes = tables.sizes()?;

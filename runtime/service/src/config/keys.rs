@@ -121,6 +121,12 @@ pub const KEYS: &[Key] = &[
     key("store.url", Kind::Text, Fallback::Unset, "The store: a path, file://, s3:// or memory:// address"),
     key("store.retention", Kind::Duration, Fallback::Is("24h"), "How long commits and their files are kept"),
     key(
+        "store.retention_commits",
+        COUNT,
+        Fallback::Number(1),
+        "How many of the newest commits are kept, however old",
+    ),
+    key(
         "epoch.interval",
         Kind::Duration,
         Fallback::ByStore { local: "100ms", remote: "1s" },

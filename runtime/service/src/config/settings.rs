@@ -75,6 +75,8 @@ pub struct StoreSettings {
     pub url: Option<String>,
     /// How long commits and their files are kept.
     pub retention: Duration,
+    /// How many of the newest commits are kept, however old.
+    pub retention_commits: u64,
 }
 
 /// `epoch.*`
@@ -412,7 +414,11 @@ impl Reader<'_> {
             workers: self.number("workers")? as usize,
             input_dir: self.text("input.dir")?.map(PathBuf::from),
             kafka: self.kafka()?,
-            store: StoreSettings { url: self.text("store.url")?, retention: self.span("store.retention")? },
+            store: StoreSettings {
+                url: self.text("store.url")?,
+                retention: self.span("store.retention")?,
+                retention_commits: self.number("store.retention_commits")?,
+            },
             epoch: EpochSettings {
                 interval: self.span("epoch.interval")?,
                 bytes_max: self.number("epoch.bytes_max")?,

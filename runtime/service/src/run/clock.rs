@@ -26,19 +26,3 @@ pub fn stopwatch() -> Stopwatch {
     let start = Instant::now();
     Arc::new(move || start.elapsed().as_micros() as u64)
 }
-
-/// A unique id.
-#[expect(clippy::disallowed_methods, reason = "this is the edge where randomness is drawn")]
-pub fn uuid() -> uuid::Uuid {
-    uuid::Uuid::new_v4()
-}
-
-/// A unique name.
-pub fn nonce() -> String {
-    uuid().to_string()
-}
-
-/// Milliseconds since 1970 of an RFC 3339 time; `None` if it is not one.
-pub fn parse_ms(rfc3339: &str) -> Option<i64> {
-    rfc3339.parse::<jiff::Timestamp>().ok().map(|at| at.as_millisecond())
-}

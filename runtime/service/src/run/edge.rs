@@ -1,18 +1,20 @@
 //! The threads and tasks around the timely workers: launched together, torn down together.
 
-use super::committing::{Commits, ToCommitter, idle_max_us};
+use super::clock::Stopwatch;
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::memory::MemoryWatch;
-use super::publishing::{Due, Publishing, ToPublisher};
-use super::start::Started;
-use super::uploading::Uploader;
+use super::start::{Filling, Started, StoredAtStart};
 use crate::Error;
 use crate::config::Settings;
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::channel::mpsc::{UnboundedSender, unbounded as tasks};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use tidemill_connectors::store::SegmentCache;
 use tidemill_core::bodies::BodyCache;
 use tidemill_core::commit::{Committer, SealedEpoch};
 use tidemill_core::conductor::{FromConductor, ToConductor};
@@ -23,10 +25,13 @@ use tidemill_core::program::Program;
 use tidemill_core::reader::{self, ToWorker, read};
 use tidemill_core::source::SourceFactory;
 use tidemill_core::worker::{self, Plan};
+use tidemill_core::writer::{
+    CommitWatch, Commits, Due, Publishing, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads,
+};
 use tidemill_gpu::InferenceService;
+use tidemill_types::Root;
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Batches that wait between a source and its worker.
 pub(super) const BATCHES: usize = 4;
@@ -50,7 +55,7 @@ pub(super) struct Edge {
     pub(super) from_conductor: Receiver<FromConductor>,
     to_conductor: Sender<ToConductor>,
     committer: UnboundedSender<ToCommitter>,
-    publisher: Sender<ToPublisher>,
+    publisher: UnboundedSender<ToPublisher>,
     failures: Receiver<String>,
     abort: Arc<AtomicBool>,
     workers: Option<WorkerGuards<Result<(), String>>>,
@@ -66,12 +71,17 @@ impl Edge {
     }
 
     pub(super) fn sealed(&self, epoch: SealedEpoch) {
-        let _ = self.committer.send(ToCommitter::Sealed(epoch));
+        let _ = self.committer.unbounded_send(ToCommitter::Sealed(epoch));
+    }
+
+    /// Where the publisher is told something.
+    pub(super) fn publisher(&self) -> UnboundedSender<ToPublisher> {
+        self.publisher.clone()
     }
 
     /// Everything is committed: publish the last change.
     pub(super) fn finish(&self) {
-        let _ = self.publisher.send(ToPublisher::Finish);
+        let _ = self.publisher.unbounded_send(ToPublisher::Finish);
     }
 
     /// Why a thread or task gave up, if one did.
@@ -82,7 +92,7 @@ impl Edge {
     /// Leaves at once; what is not committed is not.
     pub(super) fn abort(&self) {
         self.abort.store(true, Ordering::Release);
-        let _ = self.publisher.send(ToPublisher::Leave);
+        let _ = self.publisher.unbounded_send(ToPublisher::Leave);
         self.tell(ToConductor::Abort);
     }
 
@@ -149,8 +159,8 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     let (failed, failures) = unbounded();
     let (to_conductor, events) = unbounded();
     let (conductor, from_conductor) = unbounded();
-    let (publisher, publications) = unbounded();
-    let (committer, commits) = unbounded_channel();
+    let (publisher, publications) = tasks();
+    let (committer, commits) = tasks();
     let (ask, asks) = bounded::<Ask>(ASKS);
     let abort = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
@@ -164,22 +174,24 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         awaiting: None,
         finishing: false,
     };
-    let overdue = started.claim.epoch > 0 && due.now(super::clock::now_ms());
+    let overdue = started.claim.epoch > 0 && due.now(started.edge.now_ms());
     if overdue {
-        let _ = to_conductor.send(ToConductor::Pause(true));
         tracing::info!("the sources begin paused: a publication is overdue");
     }
-    started.gauges.pause_for_the_lake(overdue);
+    // The commit that goes back holds nothing else; the watch lets the sources go on after it.
+    let paused = overdue || started.back.is_some();
+    started.gauges.pause_for_the_lake(paused);
     started.gauges.overdue_start(overdue);
+    started.gauges.goes_back(started.back.is_some());
     started.gauges.lag(due.changed_since);
     let publishing = Publishing {
-        lake: lake.publisher,
+        view: lake.publisher,
         due,
         told: publications,
         committer: committer.clone(),
         conductor: to_conductor.clone(),
-        gauges: started.gauges.clone(),
-        stopwatch: started.stopwatch.clone(),
+        watch: started.gauges.clone(),
+        edge: started.edge.clone(),
         collector: lake.collector,
         failures: 0,
     };
@@ -192,8 +204,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         leave: leave.clone(),
     };
     threads.push(spawn("memory", &failed, move || memory.run())?);
-    let idle_max_us = idle_max_us(launch.settings.store.retention);
-    spawn_committer(started, idle_max_us, commits, &to_conductor, &publisher, &abort, &failed);
+    spawn_committer(started, commits, &to_conductor, &publisher, &abort, &failed);
 
     let (mut slots, mut outboxes): (Vec<Slot>, Vec<_>) = (Vec::new(), Vec::new());
     let mut conductor_ends = Some((events, conductor));
@@ -219,7 +230,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         leave: leave.clone(),
     };
     threads.push(spawn("dispatcher", &failed, move || dispatcher.run().map_err(|error| error.to_string()))?);
-    let workers = spawn_workers(plan(started, &launch, &abort), workers, slots)?;
+    let workers = spawn_workers(plan(started, &launch, &abort, paused), workers, slots)?;
     Ok(Edge {
         from_conductor,
         to_conductor,
@@ -234,25 +245,60 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     })
 }
 
+/// What is done at each commit before anybody else is told.
+struct Committed {
+    gauges: Arc<Gauges>,
+    stored: Arc<StoredAtStart>,
+    stopwatch: Stopwatch,
+}
+
+impl CommitWatch for Committed {
+    fn committed(&self, root: &Root) {
+        self.stored.release();
+        self.gauges.committed(root, (self.stopwatch)());
+    }
+}
+
+/// What is done with each segment that is durable.
+struct Durable {
+    gauges: Arc<Gauges>,
+    segments: Arc<SegmentCache>,
+}
+
+impl UploadWatch for Durable {
+    fn durable(&self, name: &str, bytes: &Bytes, unpinned: u64) {
+        self.segments.insert(name, bytes.clone());
+        self.gauges.segment(bytes.len() as u64, unpinned);
+    }
+}
+
 fn spawn_committer(
     started: &Started,
-    idle_max_us: u64,
-    told: tokio::sync::mpsc::UnboundedReceiver<ToCommitter>,
+    told: UnboundedReceiver<ToCommitter>,
     conductor: &Sender<ToConductor>,
-    publisher: &Sender<ToPublisher>,
+    publisher: &UnboundedSender<ToPublisher>,
     abort: &Arc<AtomicBool>,
     failed: &Sender<String>,
 ) {
+    let (sweeper, given_up) = tasks();
+    let (store, edge) = (started.store.clone(), started.edge.clone());
+    // What the predecessor gave up and had no time to delete.
+    let _ = sweeper.unbounded_send(started.claim.clone());
+    let sweeping = Sweeper { store: store.clone(), edge: edge.clone(), told: given_up, abort: abort.clone() };
+    started.runtime.spawn(sweeping.run());
     let commits = Commits {
-        store: started.store.clone(),
+        store,
+        edge,
+        sweeper,
         conductor: conductor.clone(),
         publisher: publisher.clone(),
         abort: abort.clone(),
-        gauges: started.gauges.clone(),
-        stored: started.stored.clone(),
-        stopwatch: started.stopwatch.clone(),
-        heard_at: AtomicU64::new((started.stopwatch)()),
-        idle_max_us,
+        watch: Arc::new(Committed {
+            gauges: started.gauges.clone(),
+            stored: started.stored.clone(),
+            stopwatch: started.stopwatch.clone(),
+        }),
+        standing: started.standing,
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());
     let failed = failed.clone();
@@ -271,7 +317,9 @@ fn spawn_reader(
     failed: &Sender<String>,
 ) -> Result<JoinHandle<()>, Error> {
     let claim = &started.claim;
-    let (positions, cursors) = started.in_force.beginning.applied_to(&claim.positions, &claim.cursors);
+    let back = started.in_force.roll_back.as_ref();
+    let at = back.map_or((&claim.positions, &claim.cursors), |back| (&back.positions, &back.cursors));
+    let (positions, cursors) = started.in_force.beginning.applied_to(at.0, at.1);
     let source = launch.sources.open(index, launch.settings.workers, &positions, &cursors)?;
     let streams = started.program.streams().len();
     let decoders = (0..streams).map(|stream| started.program.decoder(stream)).collect();
@@ -283,31 +331,32 @@ fn spawn_reader(
     })
 }
 
-fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>) -> Arc<Plan> {
+fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, paused: bool) -> Arc<Plan> {
     let program: Arc<dyn Program> = started.program.clone();
-    let upload = Uploader {
-        runtime: started.runtime.clone(),
+    let upload = Uploads {
         store: started.store.clone(),
-        segments: started.segments.clone(),
+        edge: started.edge.clone(),
         schemas: started.schemas.clone(),
         program: program.clone(),
         stored: started.stored.clone(),
         generation: started.claim.generation,
         workers: launch.settings.workers,
+        back: started.back.clone(),
         abort: abort.clone(),
-        gauges: started.gauges.clone(),
+        watch: Arc::new(Durable { gauges: started.gauges.clone(), segments: started.segments.clone() }),
     };
     let epoch = &launch.settings.epoch;
     Arc::new(Plan {
         program,
         schemas: started.schemas.clone(),
         models: started.in_force.models.clone().into(),
-        stored: started.stored.clone(),
+        stored: Arc::new(Filling { stored: started.stored.clone(), back: started.back.clone() }),
         claim: started.claim.epoch,
         changed: started.changed,
         upload: Arc::new(upload),
         epochs: EpochSettings { interval: epoch.interval.as_micros() as u64, bytes_max: epoch.bytes_max },
         force_first: started.changed || !started.in_force.beginning.positions.is_empty(),
+        paused,
         drain: launch.drain,
         hold: launch.ends.hold.clone(),
         in_flight_max: IN_FLIGHT_MAX,

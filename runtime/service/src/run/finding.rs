@@ -6,8 +6,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_connectors::lake::{LakeError, Snapshot, SnapshotOptions};
-use tidemill_connectors::store::log::newest_root;
 use tidemill_core::infer::{BodyFinder, Wanted};
+use tidemill_core::log::{Seen, newest_root};
 use tidemill_core::store::StoreError;
 use tidemill_core::view::{ViewError, ViewFailure};
 use tidemill_types::Digest;
@@ -25,8 +25,8 @@ impl Finder {
 
     fn newest(&self) -> Result<Arc<Snapshot>, LakeError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let hint = last.as_ref().map(|snapshot| snapshot.root().epoch);
-        let root = self.options.handle.block_on(newest_root(&*self.options.store, hint))?;
+        let seen = last.as_ref().map(|snapshot| Seen::of(snapshot.root()));
+        let root = self.options.edge.block_on(newest_root(&*self.options.store, seen.as_ref()))?;
         let snapshot = match (&*last, root) {
             (None, None) => Snapshot::open(self.options.clone(), None)?,
             (None, Some(root)) => Snapshot::of(self.options.clone(), root)?,

@@ -3,7 +3,6 @@
 //! They are written once a batch, a commit, a publication or a request to the store, never once a record.
 
 use super::ages::Ages;
-use super::clock::parse_ms;
 use super::counted::StoreRequests;
 use super::health::{Health, Phase};
 use super::measured::{Durations, Measured, MeasuredSink};
@@ -12,10 +11,13 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use tidemill_core::edge::parse_ms;
 use tidemill_core::program::Program;
 use tidemill_core::reader::{Counted, Taken};
 use tidemill_core::source::{Lag, Standing};
-use tidemill_types::{Epoch, Partition, Positions, Root};
+use tidemill_core::view::Cost;
+use tidemill_core::writer::PublicationWatch;
+use tidemill_types::{Epoch, Partition, Positions, Root, Tag};
 
 /// Durations that are kept for percentiles: the latest. They are copied and sorted several times a second.
 const KEPT: usize = 10_000;
@@ -71,6 +73,9 @@ struct Inner {
     open_holds: bool,
     publishing: bool,
     overdue_start: bool,
+    /// See [`Gauges::goes_back`].
+    goes_back: bool,
+    tags: BTreeMap<String, Tag>,
     oldest_unpublished_ms: Option<i64>,
     positions: Positions,
     sources: Standing,
@@ -85,7 +90,6 @@ struct SinkStands {
     tables: Vec<String>,
     epoch: Option<Epoch>,
     unsent_ms: Option<i64>,
-    needs_from: Option<Epoch>,
     records: u64,
     waiting: Option<String>,
     stopped: Option<String>,
@@ -278,6 +282,8 @@ impl Gauges {
         let mut inner = self.inner();
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
+        inner.tags.clone_from(&root.tags);
+        inner.goes_back &= root.rolled_back_to.is_none();
         inner.commits += 1;
         inner.published = root.published.as_ref().map(|p| p.epoch);
         if let Some((opened, closed)) = inner.closed.remove(&root.epoch) {
@@ -366,6 +372,21 @@ impl Gauges {
         inner.sources = standing;
     }
 
+    /// Whether the next commit goes back to an earlier one: nothing is taken in before it.
+    pub fn goes_back(&self, goes_back: bool) {
+        self.inner().goes_back = goes_back;
+    }
+
+    /// See [`Gauges::goes_back`].
+    pub fn is_going_back(&self) -> bool {
+        self.inner().goes_back
+    }
+
+    /// A tag of the newest commit.
+    pub fn tag(&self, name: &str) -> Option<Tag> {
+        self.inner().tags.get(name).copied()
+    }
+
     /// Whether a publication was overdue at the start and none has been named since.
     pub fn overdue_start(&self, overdue: bool) {
         self.inner().overdue_start = overdue;
@@ -376,7 +397,7 @@ impl Gauges {
     pub fn lake_lags(&self, now_ms: i64, lag_max: Duration) -> bool {
         let inner = self.inner();
         let late = |since: i64| i128::from(now_ms.saturating_sub(since)) > lag_max.as_millis() as i128;
-        inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
+        inner.goes_back || inner.overdue_start || inner.oldest_unpublished_ms.is_some_and(late)
     }
 
     /// A Kafka sink of these tables begins; where it stands is not known yet.
@@ -384,17 +405,13 @@ impl Gauges {
         self.inner().sink = Some(SinkStands {
             tables,
             unsent_ms: Some(now_ms),
-            needs_from: Some(0),
             ..SinkStands::default()
         });
     }
 
-    /// What the sink has sent, since when the oldest commit waits that it lacks, and from where on it needs the log.
-    pub fn sink_stands(&self, epoch: Option<Epoch>, unsent_ms: Option<i64>, needs_from: Option<Epoch>) {
-        self.of_sink(|sink| {
-            (sink.epoch, sink.unsent_ms) = (epoch, unsent_ms);
-            sink.needs_from = needs_from.or(sink.needs_from);
-        });
+    /// What the sink has sent, and since when the oldest commit waits that it lacks.
+    pub fn sink_stands(&self, epoch: Option<Epoch>, unsent_ms: Option<i64>) {
+        self.of_sink(|sink| (sink.epoch, sink.unsent_ms) = (epoch, unsent_ms));
     }
 
     /// The sink has sent so many more records.
@@ -409,13 +426,7 @@ impl Gauges {
 
     /// The sink has left, with an error if it stopped.
     pub fn sink_ended(&self, stopped: Option<String>) {
-        self.of_sink(|sink| (sink.waiting, sink.stopped, sink.needs_from) = (None, stopped, None));
-    }
-
-    /// The oldest commit as of which tables must stay readable for the sink; `None`: there is none that runs. Before
-    /// its progress is read it may need all that there is.
-    pub fn sink_needs_from(&self) -> Option<Epoch> {
-        self.inner().sink.as_ref().and_then(|sink| sink.needs_from)
+        self.of_sink(|sink| (sink.waiting, sink.stopped) = (None, stopped));
     }
 
     /// What is to be said of the sink where the run itself is well.
@@ -563,6 +574,27 @@ fn keep(durations: &mut VecDeque<u64>, took: u64) {
     durations.push_back(took);
 }
 
+impl PublicationWatch for Gauges {
+    fn waits_since(&self, changed_since: Option<i64>) {
+        self.lag(changed_since);
+    }
+
+    fn publishing(&self, now: bool) {
+        Gauges::publishing(self, now);
+    }
+
+    fn caught_up(&self) {
+        self.overdue_start(false);
+    }
+
+    fn published(&self, epoch: Epoch, took_us: u64, cost: Cost) {
+        self.lake_holds(cost.held_bytes);
+        let (objects, bytes) = (cost.objects, cost.bytes);
+        Gauges::published(self, took_us, objects, bytes);
+        tracing::info!(epoch, ms = took_us / 1000, objects, bytes, "published");
+    }
+}
+
 /// A percentile (0 to 100) of durations, by the nearest rank; 0 of none.
 pub fn percentile(durations: &[u64], percent: usize) -> u64 {
     let mut sorted = durations.to_vec();
@@ -640,21 +672,20 @@ mod tests {
     }
 
     #[test]
-    fn what_the_sink_needs_is_all_until_its_place_is_known_and_nothing_once_it_has_left() {
+    fn where_the_sink_stands_is_told() {
         let gauges = Gauges::default();
-        assert_eq!((gauges.sink_needs_from(), gauges.measured(0, 0).sink), (None, None));
+        assert_eq!(gauges.measured(0, 0).sink, None);
         gauges.sink_begins(vec!["a".into()], 1_000);
-        assert_eq!(gauges.sink_needs_from(), Some(0));
-        gauges.sink_stands(None, Some(1_000), None);
-        assert_eq!(gauges.sink_needs_from(), Some(0));
-        gauges.sink_stands(Some(7), Some(2_000), Some(8));
-        assert_eq!((gauges.sink_needs_from(), gauges.show().sent), (Some(8), Some(7)));
+        gauges.sink_stands(None, Some(1_000));
+        assert_eq!(gauges.show().sent, None);
+        gauges.sink_stands(Some(7), Some(2_000));
+        assert_eq!(gauges.show().sent, Some(7));
         let sink = gauges.measured(0, 5_000).sink.unwrap();
         assert_eq!((sink.epoch, sink.behind, sink.stopped), (Some(7), 3.0, false));
         gauges.sink_waits(Some("nobody answers".into()));
         assert_eq!(gauges.sink_trouble().as_deref(), Some("nobody answers"));
         gauges.sink_ended(Some("it stopped".into()));
-        assert_eq!((gauges.sink_needs_from(), gauges.sink_trouble().as_deref()), (None, Some("it stopped")));
+        assert_eq!(gauges.sink_trouble().as_deref(), Some("it stopped"));
     }
 
     #[test]

@@ -12,9 +12,8 @@
 //! leave. It ends at once when another writer has taken the store over or something is broken.
 
 mod ages;
+mod asked;
 mod clock;
-mod collecting;
-mod committing;
 mod counted;
 mod edge;
 mod finding;
@@ -23,14 +22,11 @@ mod health;
 mod measured;
 mod memory;
 mod newest;
-mod publishing;
-mod recompute;
 mod recomputing;
 mod sink_plan;
 mod sinking;
 mod sources;
 mod start;
-mod uploading;
 
 pub use clock::{Stopwatch, now_ms, now_rfc3339, stopwatch};
 pub use counted::{OPERATIONS, OUTCOMES, Requests, StoreRequests};
@@ -40,11 +36,12 @@ pub use measured::{Durations, Measured, MeasuredSink};
 pub use memory::resident_bytes;
 pub use newest::Newest;
 pub use recomputing::recompute;
-pub use uploading::segment_epoch;
+pub use tidemill_core::writer::segment_epoch;
 
 use crate::Error;
 use crate::cli::{Progress, RunSettings, RunSummary, Until};
 use crate::config::ModelSettings;
+use asked::{Asked, GoingBack};
 use counted::Counted;
 use edge::Edge;
 use sinking::SinkHandle;
@@ -136,7 +133,17 @@ pub fn serve(
     if let Some(serving) = &serving {
         tracing::info!(address = %serving.address, "answering /healthz, /readyz and /metrics");
     }
-    let ended = run_seen(&settings, program, runtime.handle(), &stop, gauges, stopwatch);
+    let going_back = GoingBack::default();
+    let mut settings = settings;
+    let ended = loop {
+        let (gauges, stopwatch) = (gauges.clone(), stopwatch.clone());
+        let ended = run_seen(&settings, &program, runtime.handle(), &stop, gauges, stopwatch, &going_back);
+        match going_back.to().filter(|_| ended.is_ok() && !stop.load(Ordering::Acquire)) {
+            // It ended for this: the next run goes back.
+            Some(to) => settings.roll_back = Some(to),
+            None => break ended,
+        }
+    };
     drop(serving);
     runtime.shutdown_timeout(Duration::from_secs(5));
     ended
@@ -178,19 +185,20 @@ pub fn run_until(
     stop: &AtomicBool,
 ) -> Result<RunSummary, Error> {
     let gauges = Arc::new(Gauges::of(&*program));
-    run_seen(options, program, runtime, stop, gauges, stopwatch())
+    run_seen(options, &program, runtime, stop, gauges, stopwatch(), &GoingBack::default())
 }
 
 /// Runs a program with gauges that somebody else reads too, and says in the log how it goes.
 fn run_seen(
     options: &RunSettings,
-    program: Arc<dyn Program>,
+    program: &Arc<dyn Program>,
     runtime: &tokio::runtime::Handle,
     stop: &AtomicBool,
     gauges: Arc<Gauges>,
     stopwatch: Stopwatch,
+    going_back: &GoingBack,
 ) -> Result<RunSummary, Error> {
-    let ended = run_wired(options, program, runtime, stop, gauges.clone(), stopwatch);
+    let ended = run_wired(options, program, runtime, stop, gauges.clone(), stopwatch, going_back);
     match &ended {
         Ok(summary) => tracing::info!(
             epoch = summary.epoch,
@@ -211,24 +219,26 @@ fn run_seen(
 
 fn run_wired(
     options: &RunSettings,
-    program: Arc<dyn Program>,
+    program: &Arc<dyn Program>,
     runtime: &tokio::runtime::Handle,
     stop: &AtomicBool,
     gauges: Arc<Gauges>,
     stopwatch: Stopwatch,
+    going_back: &GoingBack,
 ) -> Result<RunSummary, Error> {
+    let fulfils = going_back.take();
     let settings = &options.settings;
     let store = store::open(&options.store_url)?;
     let (version, workers) = (env!("CARGO_PKG_VERSION"), settings.workers);
     tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
     let store = Arc::new(Counted { store, gauges: gauges.clone(), stopwatch: stopwatch.clone() });
-    let sources = sources::open(options, &*program, &gauges)?;
-    let sink = sink_plan::plan(settings, &*program, store.location(), &stopwatch)?;
+    let sources = sources::open(options, &**program, &gauges)?;
+    let sink = sink_plan::plan(settings, &**program, store.location(), &stopwatch)?;
     let inference = inference(options, runtime)?;
     let bodies = BodyCache::new(settings.memory.body_cache_bytes());
     let claimed = start::claim(start::Claiming {
         store,
-        program,
+        program: program.clone(),
         sources: &*sources,
         stop,
         settings,
@@ -237,11 +247,12 @@ fn run_wired(
         stopwatch: stopwatch.clone(),
         bodies: bodies.clone(),
         gauges,
+        roll_back: options.roll_back,
     })?;
     // Told to stop while a source was waited for.
     let Some(started) = claimed else { return Ok(RunSummary::default()) };
     let ends = reader::Ends::default();
-    let drain = !matches!(options.until, Until::Signalled);
+    let drain = !matches!(options.until, Until::Signalled | Until::WentBack);
     let edge = edge::launch(
         &started,
         edge::Launch {
@@ -255,8 +266,12 @@ fn run_wired(
     )?;
     let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan)).transpose();
     let sink = sink.inspect_err(|_| edge.abort())?;
+    let readable = readable(options, program);
+    let asked = Asked::of(&started, edge.publisher(), readable, going_back.clone(), fulfils);
+    let _asked = Aborted(runtime.spawn(asked.run()).abort_handle());
     let watch = Watch {
         options,
+        going_back,
         stop,
         ends,
         stopwatch,
@@ -272,6 +287,26 @@ fn run_wired(
     watch.until_the_end(edge, started)
 }
 
+/// A task that ends with the run.
+struct Aborted(tokio::task::AbortHandle);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether the sources can be read on from where they stood at a root, as at a start.
+fn readable(options: &RunSettings, program: &Arc<dyn Program>) -> asked::Readable {
+    let (options, program) = (options.clone(), program.clone());
+    Arc::new(move |root| {
+        let sources =
+            sources::open(&options, &*program, &Arc::default()).map_err(|error| error.to_string())?;
+        let begun = sources.begin(&root.positions, &root.cursors, &AtomicBool::new(false));
+        begun.map(drop).map_err(|error| error.to_string())
+    })
+}
+
 /// What is said when a part of a run stopped by a bug of ours.
 fn internal_error() -> String {
     let what = crate::cli::last_panic().unwrap_or_default();
@@ -281,6 +316,7 @@ fn internal_error() -> String {
 /// Watches a run: signals, progress, whether the lake lags, and what its parts say.
 struct Watch<'a> {
     options: &'a RunSettings,
+    going_back: &'a GoingBack,
     stop: &'a AtomicBool,
     ends: reader::Ends,
     stopwatch: Stopwatch,
@@ -317,6 +353,8 @@ impl Watch<'_> {
                 break;
             }
             if let Some(error) = edge.failure() {
+                // What a successor has deleted is missing for that reason and no other.
+                let error = started.fenced().unwrap_or(error);
                 self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 self.ends.stop.store(true, Ordering::Release);
@@ -324,9 +362,9 @@ impl Watch<'_> {
                 edge.abort();
             }
             self.pass_on_drain();
-            if self.stop.load(Ordering::Acquire) && !stopping {
+            if !stopping && let Some(why) = self.must_stop() {
                 stopping = true;
-                self.leave("told to stop");
+                self.leave(&why);
                 self.ends.stop.store(true, Ordering::Release);
                 edge.tell(ToConductor::Stop);
             }
@@ -352,12 +390,25 @@ impl Watch<'_> {
             sink.leave();
         }
         while !sink.has_left() {
-            let stopped = self.stop.load(Ordering::Acquire);
-            sink.finish(!stopped && !matches!(self.options.until, Until::Signalled));
+            // What is not sent by a run that is to go on is sent by the next one.
+            let goes_on = matches!(self.options.until, Until::Signalled | Until::WentBack)
+                || self.going_back.to().is_some();
+            sink.finish(!goes_on && !self.stop.load(Ordering::Acquire));
             std::thread::sleep(TICK / 5);
             self.report();
         }
         sink.join()
+    }
+
+    /// Why the run is to end in order now, if it is.
+    fn must_stop(&self) -> Option<String> {
+        if self.stop.load(Ordering::Acquire) {
+            return Some("told to stop".to_string());
+        }
+        if matches!(self.options.until, Until::WentBack) && !self.gauges.is_going_back() {
+            return Some("the commit went back".to_string());
+        }
+        self.going_back.to().map(|to| format!("asked to go back to epoch {to}"))
     }
 
     /// What is done now and then, and not at each message.
@@ -370,7 +421,9 @@ impl Watch<'_> {
         self.gauges.caches_hold(self.bodies.bytes(), started.segments.bytes());
         self.sources.committed(&self.gauges.positions());
         self.gauges.sources_stand(self.sources.standing());
-        let pause = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
+        let reads_nothing = matches!(self.options.until, Until::WentBack);
+        let lags = self.gauges.lake_lags(clock::now_ms(), self.options.settings.lake.lag_max);
+        let pause = lags || reads_nothing;
         if self.gauges.pause_for_the_lake(pause) {
             edge.tell(ToConductor::Pause(pause));
             match pause {

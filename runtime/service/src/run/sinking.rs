@@ -24,8 +24,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tidemill_connectors::kafka::{ChangeRecord, GoOn, SinkProducer};
 use tidemill_connectors::lake::{Changelog, ChangelogOptions, LakeError, TextForm};
-use tidemill_connectors::store::log::{newest_root, read_root};
 use tidemill_core::bodies::BodyCache;
+use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::sink::{Action, End, Failure, Finish, Sink, SinkSettings, Transaction, What};
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::Share;
@@ -249,7 +249,7 @@ impl Sinking {
         if let Some(finish) = self.told.finish() {
             self.machine.finish(finish);
         }
-        self.gauges.sink_stands(self.machine.position(), self.machine.unsent(), self.machine.needs_from());
+        self.gauges.sink_stands(self.machine.position(), self.machine.unsent());
     }
 
     fn wait(&mut self, time: Duration) {
@@ -298,7 +298,7 @@ impl Sinking {
     fn carry_out(&mut self, action: Action, producer: &SinkProducer<'_>) -> Result<(), Broken> {
         match action {
             Action::LookForNewest => {
-                let newest = self.runtime.block_on(newest_root(&*self.store, Some(self.seen)))?;
+                let newest = self.runtime.block_on(newest_root(&*self.store, None))?;
                 let gone = || Failure::Store("the store holds no root any more".to_string());
                 self.machine.newest_is(&newest.ok_or_else(gone)?);
             }

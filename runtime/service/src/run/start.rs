@@ -1,28 +1,29 @@
 //! The start of a run: find the newest root, refuse what may not change, claim, and say what is stored.
 
-use super::clock::{Stopwatch, now_ms, parse_ms, stopwatch};
-use super::collecting::{Collector, collector};
-use super::committing::{delete_all, stamp};
+use super::clock::{Stopwatch, stopwatch};
 use super::gauges::Gauges;
 use super::health::Phase;
 use super::stream_tables;
 use crate::Error;
 use crate::config::Settings;
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
-use tidemill_connectors::store::log::{newest_root, read_hint, read_root};
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{self, Beginning, InForce, models_in_force};
+use tidemill_core::commit::{Beginning, Fenced, InForce, RollBack, models_in_force};
+use tidemill_core::edge::{SharedEdge, parse_ms};
+use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::program::Program;
 use tidemill_core::source::SourceFactory;
-use tidemill_core::store::{Created, SharedStore, StoreError};
-use tidemill_core::view::{EachRow, Share, Stored, ViewError};
-use tidemill_types::invariants::follows;
-use tidemill_types::{Epoch, ModelId, Root, TableSchema, root_name};
+use tidemill_core::store::SharedStore;
+use tidemill_core::view::{EachRow, Share, Stored, View, ViewError};
+use tidemill_core::writer::{
+    Back, Claim, ClaimError, Claimed, Collector, Retention, Standing, claim_store, idle_max_us, kept_root,
+};
+use tidemill_types::{Epoch, ModelId, Root, TableSchema};
 use tokio::runtime::Handle;
 
 /// What a claim needs.
@@ -37,6 +38,8 @@ pub(super) struct Claiming<'a> {
     pub(super) stopwatch: Stopwatch,
     pub(super) bodies: BodyCache,
     pub(super) gauges: Arc<Gauges>,
+    /// The commit to go back to, if one is.
+    pub(super) roll_back: Option<Epoch>,
 }
 
 /// A claimed store, before anything runs.
@@ -45,11 +48,16 @@ pub(super) struct Started {
     pub(super) program: Arc<dyn Program>,
     pub(super) schemas: Arc<[TableSchema]>,
     pub(super) runtime: Handle,
+    pub(super) edge: SharedEdge,
     pub(super) stopwatch: Stopwatch,
     pub(super) gauges: Arc<Gauges>,
     pub(super) claim: Root,
+    /// How sure this writer may be that it is the newest.
+    pub(super) standing: Standing,
     pub(super) in_force: InForce,
     pub(super) changed: bool,
+    /// The commit that the run goes back to, if it does.
+    pub(super) back: Option<Back>,
     pub(super) stored: Arc<StoredAtStart>,
     pub(super) segments: Arc<SegmentCache>,
     pub(super) snapshots: SnapshotOptions,
@@ -115,113 +123,164 @@ fn refused(program: &dyn Program, newest: &Root) -> Option<String> {
     ))
 }
 
-/// How often a store that does not take the claim is asked again, and after which time: a start says soon
-/// what is wrong, while a run waits for its store.
-const CLAIM_FAILURES_MAX: u32 = 20;
-const CLAIM_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// Claims the store: a root of a higher generation that repeats all else.
-async fn claim_root(
-    store: &SharedStore,
-    program: &dyn Program,
-    model: &ModelId,
-) -> Result<(Option<Root>, Root), Error> {
-    let mut failures = 0;
-    loop {
-        let newest = newest_for(store, program).await?;
-        let start =
-            InForce { program: program.id(), models: vec![model.clone()], beginning: Beginning::default() };
-        let claim = commit::claim(newest.as_ref(), store.location(), &start, stamp());
-        if let Some(newest) = &newest {
-            follows(newest, &claim).map_err(Error::failed)?;
-        }
-        let body = serde_json::to_vec(&claim).map_err(Error::failed)?;
-        match store.create(&root_name(claim.epoch), Bytes::from(body)).await {
-            Ok(Created::New) => return Ok((newest, claim)),
-            answer => match read_root(&**store, claim.epoch).await {
-                Ok(found) if found.nonce == claim.nonce => return Ok((newest, claim)),
-                // Taken by another, which we go on from, or not there, so the same again.
-                Ok(_) | Err(StoreError::NotFound { .. }) => {
-                    if let Err(error) = answer {
-                        failures += 1;
-                        if failures >= CLAIM_FAILURES_MAX || matches!(error, StoreError::Closed(_)) {
-                            return Err(error.into());
-                        }
-                        tracing::warn!(%error, "the store could not be claimed; trying again");
-                        tokio::time::sleep(CLAIM_PAUSE).await;
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            },
-        }
-    }
-}
-
 /// The newest root, if the program may go on from it.
 async fn newest_for(store: &SharedStore, program: &dyn Program) -> Result<Option<Root>, Error> {
-    let hint = read_hint(&**store).await.unwrap_or_default();
-    let newest = newest_root(&**store, hint).await?;
+    let newest = newest_root(&**store, None).await?;
     match newest.as_ref().and_then(|newest| refused(program, newest)) {
         Some(why) => Err(Error::Failed(why)),
         None => Ok(newest),
     }
 }
 
+/// The tables of a commit that a run goes back to.
+fn gone_back(snapshots: &SnapshotOptions, program: &dyn Program, root: Root) -> Result<Back, Error> {
+    let sources = program.source_tables().into_iter().flat_map(|(raw, words)| [raw, words]);
+    let restored = sources.chain([program.rejects_table().to_string()]).collect();
+    Ok(Back { tables: Arc::new(Snapshot::of(snapshots.clone(), root)?), restored })
+}
+
+/// What the workers are filled with: the words of the commit that the run goes back to, if it does, and all
+/// else as it is at the claim.
+pub(super) struct Filling {
+    pub(super) stored: Arc<StoredAtStart>,
+    pub(super) back: Option<Back>,
+}
+
+impl Stored for Filling {
+    fn for_each_row(
+        &self,
+        table: &str,
+        columns: Option<&[usize]>,
+        share: Share,
+        each: EachRow<'_>,
+    ) -> Result<(), ViewError> {
+        match self.back.as_ref().filter(|back| back.restored.iter().any(|restored| restored == table)) {
+            Some(back) => back.tables.for_each_row(table, columns, share, each),
+            None => self.stored.for_each_row(table, columns, share, each),
+        }
+    }
+}
+
 /// Claims the store and reads what a run goes on from; `None` if told to stop while a source was waited for.
 pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
-    let Claiming { store, program, sources, stop, settings, model, runtime, stopwatch, bodies, gauges } =
-        claiming;
+    let (sources, stop) = (claiming.sources, claiming.stop);
     // A run that cannot begin must not shut out the writer that is at work.
-    let newest = runtime.block_on(newest_for(&store, &*program))?;
-    let (positions, cursors) = newest.map(|root| (root.positions, root.cursors)).unwrap_or_default();
+    let newest = claiming.runtime.block_on(newest_for(&claiming.store, &*claiming.program))?;
+    let back = claiming.goes_back_to(newest.as_ref())?;
+    let goes_on_from = back.clone().or(newest);
+    let (positions, cursors) = goes_on_from.map(|root| (root.positions, root.cursors)).unwrap_or_default();
     if sources.begin(&positions, &cursors, stop)?.is_none() {
         return Ok(None);
     }
-    let (before, claim) = runtime.block_on(claim_root(&store, &*program, &model))?;
+    let edge = Tokio::shared(claiming.runtime.clone());
+    let claimed = claiming.claim(&edge)?;
+    let claim = &claimed.claim;
     let (epoch, published) = (claim.epoch, claim.published.as_ref().map(|p| p.epoch));
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
-    gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
+    claiming.gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
-    let Some(beginning) = sources.begin(&claim.positions, &claim.cursors, stop)? else { return Ok(None) };
+    let goes_on_from = back.as_ref().unwrap_or(claim);
+    let beginning = sources.begin(&goes_on_from.positions, &goes_on_from.cursors, stop)?;
+    let Some(beginning) = beginning else { return Ok(None) };
     beginning
         .gaps
         .iter()
         .for_each(|gap| tracing::warn!(reason = gap.reason, "going on without what is gone"));
-    if let Some(before) = &before {
-        runtime.block_on(delete_all(&store, &before.dropped));
+    claiming.load(edge, claimed, beginning, back).map(Some)
+}
+
+impl Claiming<'_> {
+    /// The root of the commit to go back to, if one is.
+    fn goes_back_to(&self, newest: Option<&Root>) -> Result<Option<Root>, Error> {
+        let Some(to) = self.roll_back else { return Ok(None) };
+        let empty = || Error::failed(format!("epoch {to} is not committed: the store is empty"));
+        let kept = self.runtime.block_on(kept_root(&self.store, newest.ok_or_else(empty)?, to));
+        kept.map(Some).map_err(Error::failed)
     }
-    let in_force = InForce { program: program.id(), models: models_in_force(Some(&claim), model), beginning };
-    let changed = in_force.program != claim.program || in_force.models != claim.models;
-    let schemas: Arc<[TableSchema]> = program.tables().into();
-    let snapshots = SnapshotOptions {
-        store: store.clone(),
-        handle: runtime.clone(),
-        schemas: schemas.clone(),
-        streams: stream_tables(&*program),
-        extract: program.clone(),
-        memory_bytes_max: settings.memory.publish_bytes() as usize,
-    };
-    let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
-    gauges.start(&claim, rows(&stored, &schemas)?);
-    let segments = Arc::new(SegmentCache::new(settings.memory.segment_cache_bytes()));
-    let mut started = Started {
-        store,
-        program,
-        schemas,
-        runtime,
-        stopwatch,
-        gauges,
-        claim,
-        in_force,
-        changed,
-        stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
-        segments,
-        snapshots,
-        lake: Mutex::default(),
-    };
-    let lake = open_lake(&started, settings, before.as_ref(), bodies)?;
-    started.lake = Mutex::new(Some(lake));
-    Ok(Some(started))
+
+    fn claim(&self, edge: &SharedEdge) -> Result<Claimed, Error> {
+        let start = InForce {
+            program: self.program.id(),
+            models: vec![self.model.clone()],
+            beginning: Beginning::default(),
+            roll_back: None,
+        };
+        let refused = |newest: &Root| refused(&*self.program, newest);
+        let claimed = claim_store(Claim {
+            store: &self.store,
+            edge,
+            in_force: &start,
+            refused: &refused,
+            idle_max_us: idle_max_us(self.settings.store.retention),
+        });
+        Ok(self.runtime.block_on(claimed)?)
+    }
+
+    /// Reads what the run goes on from.
+    fn load(
+        self,
+        edge: SharedEdge,
+        claimed: Claimed,
+        beginning: Beginning,
+        back: Option<Root>,
+    ) -> Result<Started, Error> {
+        let Claimed { before, claim, standing } = claimed;
+        let roll_back = back.as_ref().map(|root| RollBack {
+            to: root.epoch,
+            positions: root.positions.clone(),
+            cursors: root.cursors.clone(),
+        });
+        let models = models_in_force(Some(&claim), self.model);
+        let in_force = InForce { program: self.program.id(), models, beginning, roll_back };
+        let changed = in_force.program != claim.program || in_force.models != claim.models || back.is_some();
+        let schemas: Arc<[TableSchema]> = self.program.tables().into();
+        let snapshots = SnapshotOptions {
+            store: self.store.clone(),
+            edge: edge.clone(),
+            threads: self.settings.workers,
+            schemas: schemas.clone(),
+            streams: stream_tables(&*self.program),
+            extract: self.program.clone(),
+            memory_bytes_max: self.settings.memory.publish_bytes() as usize,
+        };
+        let stored = Snapshot::of(snapshots.clone(), claim.clone())?;
+        let back = back.map(|root| gone_back(&snapshots, &*self.program, root)).transpose()?;
+        self.gauges.start(&claim, rows(&stored, &schemas)?);
+        let mut started = Started {
+            store: self.store,
+            program: self.program,
+            schemas,
+            runtime: self.runtime,
+            edge,
+            stopwatch: self.stopwatch,
+            gauges: self.gauges,
+            claim,
+            standing,
+            in_force,
+            changed,
+            back,
+            stored: Arc::new(StoredAtStart(Mutex::new(Some(Arc::new(stored))))),
+            segments: Arc::new(SegmentCache::new(self.settings.memory.segment_cache_bytes())),
+            snapshots,
+            lake: Mutex::default(),
+        };
+        let lake = open_lake(&started, self.settings, before.as_ref(), self.bodies)?;
+        started.lake = Mutex::new(Some(lake));
+        Ok(started)
+    }
+}
+
+impl Started {
+    /// Whether another writer has taken the store over, in words; `None` if none is known to have.
+    pub(super) fn fenced(&self) -> Option<String> {
+        let ours = self.claim.generation;
+        let newest = self.runtime.block_on(async {
+            let look = newest_root(&*self.store, None);
+            tokio::time::timeout(std::time::Duration::from_secs(5), look).await.ok()?.ok()?
+        })?;
+        let fenced = Fenced { epoch: newest.epoch, theirs: newest.generation, ours };
+        (newest.generation > ours).then(|| fenced.to_string())
+    }
 }
 
 fn rows(stored: &Snapshot, schemas: &[TableSchema]) -> Result<BTreeMap<String, i64>, Error> {
@@ -238,42 +297,42 @@ fn open_lake(
     before: Option<&Root>,
     bodies: BodyCache,
 ) -> Result<Lake, Error> {
-    let (store, runtime, claim) = (&started.store, &started.runtime, &started.claim);
-    let (cache, reading, handle) = (started.segments.clone(), store.clone(), runtime.clone());
+    let (store, edge, claim) = (&started.store, &started.edge, &started.claim);
+    let (cache, reading, waiting) = (started.segments.clone(), store.clone(), edge.clone());
     let options = LakeOptions {
         store: store.clone(),
-        handle: runtime.clone(),
+        edge: edge.clone(),
+        threads: settings.workers,
         schemas: started.schemas.clone(),
         streams: started.snapshots.streams.clone(),
         extract: started.program.clone(),
         segments: Arc::new(move |segment| {
-            let body = handle.block_on(cache.segment(&*reading, segment))?;
+            let body = waiting.block_on(cache.segment(&*reading, segment))?;
             // Of the log's tail at a start: the publication reads it once for each table.
             cache.insert(&segment.name, body.clone());
             Ok(body)
         }),
         bodies: Some(Arc::new(move |digest| bodies.get(digest))),
-        uuids: Arc::new(super::clock::uuid),
-        clock: Arc::new(now_ms),
         memory_bytes_max: settings.memory.publish_bytes() as usize,
     };
     let timer = stopwatch();
     let mut publisher = LakePublisher::open(options, claim)?;
     let published = claim.published.as_ref().map(|p| p.epoch);
     let newest_named = match published.or(before.map(|_| claim.log_from)) {
-        Some(epoch) => committed_ms(&runtime.block_on(read_root(&**store, epoch))?),
-        None => committed_ms(claim),
+        Some(epoch) => committed_ms(started, &edge.block_on(read_root(&**store, epoch))?),
+        None => committed_ms(started, claim),
     };
     let mut changed_since = None;
     for epoch in publisher.next_root()..=claim.epoch {
         let root = catch_up(started, epoch)?;
-        tidemill_core::view::View::committed(&mut publisher, &root);
+        publisher.committed(&root);
         started.gauges.found(&root);
         if publisher.unpublished().is_some() {
-            changed_since.get_or_insert(committed_ms(&root));
+            changed_since.get_or_insert(committed_ms(started, &root));
         }
     }
-    let collector = collector(store.clone(), runtime.clone(), settings.store.retention, claim, before);
+    let retention = Retention { time: settings.store.retention, commits: settings.store.retention_commits };
+    let collector = Collector::new(store.clone(), edge.clone(), retention, claim, before);
     tracing::info!(ms = timer() / 1000, epoch = claim.epoch, "the lake is open");
     Ok(Lake { publisher, collector, newest_named, changed_since })
 }
@@ -282,9 +341,15 @@ fn catch_up(started: &Started, epoch: Epoch) -> Result<Root, Error> {
     if epoch == started.claim.epoch {
         return Ok(started.claim.clone());
     }
-    Ok(started.runtime.block_on(read_root(&*started.store, epoch))?)
+    Ok(started.edge.block_on(read_root(&*started.store, epoch))?)
 }
 
-fn committed_ms(root: &Root) -> i64 {
-    parse_ms(&root.committed_at).unwrap_or_else(now_ms)
+fn committed_ms(started: &Started, root: &Root) -> i64 {
+    parse_ms(&root.committed_at).unwrap_or_else(|| started.edge.now_ms())
+}
+
+impl From<ClaimError> for Error {
+    fn from(error: ClaimError) -> Self {
+        Self::failed(error)
+    }
 }

@@ -1,15 +1,12 @@
 //! A real Kafka of a test's own: started by the repository's script, killed and started again, and read from
 //! outside, so that what a mill made of its topics can be held against what they hold.
 
-use crate::oracle::model::Record;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,8 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The script's answer where it has no Java or no Maven.
 const CANNOT: i32 = 3;
 
-/// The streams, whose names are those of their topics.
-pub const STREAMS: [&str; 3] = ["trajectories", "calls", "scores"];
+pub use tidemill_oracle::kafka::STREAMS;
 
 /// A broker. It is killed when it is dropped.
 pub struct Broker {
@@ -197,70 +193,5 @@ fn options() -> AdminOptions {
 impl Drop for Broker {
     fn drop(&mut self) {
         let _ = call(&["kill", &self.folder.path().to_string_lossy()]);
-    }
-}
-
-/// What the topics hold that was committed, read again and again, so that records which are deleted
-/// afterwards are still known.
-#[derive(Default)]
-pub struct Truth {
-    next: BTreeMap<(String, i32), i64>,
-    /// All records, of each partition in order.
-    pub records: Vec<Record>,
-}
-
-impl Truth {
-    /// Reads on to the present ends.
-    pub fn read_on(&mut self, broker: &Broker) {
-        for stream in STREAMS {
-            self.read_topic(broker, stream);
-        }
-    }
-
-    fn read_topic(&mut self, broker: &Broker, topic: &str) {
-        let mut config = broker.config();
-        config
-            .set("group.id", "truth")
-            .set("enable.partition.eof", "true")
-            .set("enable.auto.commit", "false");
-        config.set("isolation.level", "read_committed").set("auto.offset.reset", "error");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        let found = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
-        let numbers: Vec<i32> = found.topics()[0].partitions().iter().map(|one| one.id()).collect();
-        let mut list = TopicPartitionList::new();
-        for number in &numbers {
-            let next = self.next.get(&(topic.to_string(), *number)).copied().unwrap_or(0);
-            // Markers of transactions behind the last record may have been deleted with it.
-            let (start, _) = consumer.fetch_watermarks(topic, *number, PATIENCE).expect("watermarks");
-            let next = next.max(start);
-            list.add_partition_offset(topic, *number, Offset::Offset(next)).expect("an offset");
-        }
-        consumer.assign(&list).expect("an assignment");
-        let mut open = numbers;
-        while !open.is_empty() {
-            match consumer.poll(PATIENCE) {
-                Some(Ok(message)) => {
-                    let at = (topic.to_string(), message.partition());
-                    self.next.insert(at, message.offset() + 1);
-                    self.records.push(record(topic, &message));
-                }
-                Some(Err(KafkaError::PartitionEOF(number))) => open.retain(|one| *one != number),
-                Some(Err(error)) => panic!("{topic} cannot be read: {error}"),
-                None => panic!("{topic} has no end"),
-            }
-        }
-    }
-}
-
-/// A message of a stream's topic as the oracle takes it.
-pub fn record(stream: &str, message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
-    Record {
-        stream: stream.to_string(),
-        partition: message.partition().to_string(),
-        offset: message.offset() as u64,
-        timestamp: message.timestamp().to_millis().map(|millis| millis * 1000),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        kafka: true,
     }
 }

@@ -1,10 +1,9 @@
 //! A mill beside Kafka under fire: traffic in transactions of which some are aborted, and runs of the mill that
 //! end by SIGKILL while it, or the broker, is stopped and goes on.
 
-use super::broker::{Broker, STREAMS, Truth};
+use super::broker::{Broker, STREAMS};
 use super::held::Held;
 use super::mill::{Mill, succeeded};
-use crate::oracle::topics::{self, Sent};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rdkafka::error::KafkaError;
@@ -13,6 +12,8 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tidemill_oracle::kafka::Truth;
+use tidemill_oracle::topics::{self, Sent};
 
 /// How long a broker may take for an answer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -155,12 +156,12 @@ pub fn under_fire(mut mill: Mill, broker: &Broker, fire: &Fire) {
             run_and_kill(&mill, broker, fire.workers[number % 2], number, &mut rng);
             number += 1;
             if let Some(root) = mill.newest().filter(|_| number % 3 == 0) {
-                truth.read_on(broker);
+                truth.read_on(&broker.address).expect("what the topics hold");
                 broker.delete_below(&root);
             }
         }
     });
-    truth.read_on(broker);
+    truth.read_on(&broker.address).expect("what the topics hold");
     mill.drain(fire.workers[0]);
     hold(&mill, &truth);
 }

@@ -2,10 +2,6 @@
 //! alone.
 
 use super::mill::{Mill, read, succeeded};
-use super::values::{row, rows_of_lines};
-use crate::oracle::compare::assert_equal;
-use crate::oracle::files::{Positions, input_of, read_all};
-use crate::oracle::model::{Input, Record, Row, Tables, needed_texts, pending_texts, recompute};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -14,6 +10,10 @@ use std::sync::Arc;
 use tidemill::cli::{StoreReader, StoreTables, Tables as _};
 use tidemill_connectors::lake::{Snapshot, SnapshotOptions};
 use tidemill_gpu::Lexical;
+use tidemill_oracle::compare::assert_equal;
+use tidemill_oracle::files::{Positions, input_of, read_all};
+use tidemill_oracle::model::{Input, Record, Row, Tables, needed_texts, pending_texts, recompute};
+use tidemill_oracle::values::{row, rows_of_lines};
 use tidemill_types::{Root, TableSchema};
 
 /// A store that nobody writes now, and all that was ever written into its input.
@@ -142,7 +142,8 @@ impl Held {
         let program = self.reader.program(root).expect("the program");
         let options = SnapshotOptions {
             store: self.reader.store.clone(),
-            handle: self.reader.runtime.handle().clone(),
+            edge: tidemill_connectors::edge::Tokio::shared(self.reader.runtime.handle().clone()),
+            threads: 2,
             streams: tidemill::run::stream_tables(&*program),
             schemas: program.tables().into(),
             extract: program.clone(),

@@ -1,12 +1,12 @@
 //! A mill of a test's own: its folders, its settings, and the binary that runs over them.
 
-use crate::oracle::traffic::{self, Step};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+use tidemill_oracle::traffic::{self, Step};
 
 /// How long anything may take before a test gives up, in steps of 20 ms.
 const PATIENCE: usize = 3000;

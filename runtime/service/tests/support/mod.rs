@@ -16,4 +16,3 @@ pub mod held;
 pub mod mill;
 pub mod slow;
 pub mod sunk;
-pub mod values;

@@ -1,8 +1,8 @@
 //! Stored rows as the oracle has rows: JSON objects. Numbers do not go through text, so none is
 //! rounded on the way.
 
-use crate::oracle::json::{COLUMN_DEPTH, Json, parse};
-use crate::oracle::model::Row;
+use crate::json::{COLUMN_DEPTH, Json, parse};
+use crate::model::{Row, rfc3339};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Number, Value as JsonValue};
 use tidemill_types::{TableSchema, Value};
@@ -17,7 +17,7 @@ fn json(value: &Value) -> JsonValue {
         Value::Double(number) => Number::from_f64(*number).map_or(JsonValue::Null, JsonValue::Number),
         Value::Bool(truth) => (*truth).into(),
         Value::Bytes(bytes) => STANDARD.encode(bytes).into(),
-        Value::Micros(at) => tidemill::cli::rfc3339(*at).into(),
+        Value::Micros(at) => rfc3339(*at).into(),
         Value::Floats(items) => items.iter().map(|item| JsonValue::from(f64::from(*item))).collect(),
     }
 }

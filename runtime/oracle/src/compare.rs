@@ -232,6 +232,19 @@ pub fn shape(table: &str) -> Option<&'static Shape> {
     SHAPES.iter().find(|(name, _)| *name == table).map(|(_, shape)| shape)
 }
 
+/// What kind of difference it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Problem {
+    /// A row, or a whole table, that must be there is not.
+    Missing,
+    /// A row is there that must not be.
+    Extra,
+    /// A row is there more than once.
+    Twice,
+    /// A column of a row is not what it must be.
+    Column,
+}
+
 /// One place where a table is not what it must be.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Difference {
@@ -245,11 +258,13 @@ pub struct Difference {
     pub want: String,
     /// The store's value.
     pub got: String,
+    /// The kind.
+    pub problem: Problem,
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Difference { table, key, column, want, got } = self;
+        let Difference { table, key, column, want, got, .. } = self;
         write!(out, "{table} {key} {column}: want {want}, got {got}")
     }
 }
@@ -269,24 +284,32 @@ impl Names {
     }
 }
 
-#[derive(Default)]
 struct Comparer {
     tasks: Names,
     pairs: Names,
     differences: Vec<Difference>,
+    /// It may stop after so many.
+    most: usize,
 }
 
 /// All that differs, at most [`DIFFERENCES_MAX`] of it; empty where the tables are equal.
 pub fn compare(want: &Tables, got: &Tables) -> Vec<Difference> {
-    let mut comparer = Comparer::default();
+    let mut differences = differences(want, got, DIFFERENCES_MAX);
+    differences.truncate(DIFFERENCES_MAX);
+    differences
+}
+
+/// What differs: all of it, or somewhat more than `most` of it.
+pub fn differences(want: &Tables, got: &Tables, most: usize) -> Vec<Difference> {
+    let (tasks, pairs) = (Names::default(), Names::default());
+    let mut comparer = Comparer { tasks, pairs, differences: Vec::new(), most };
     for (table, rows) in want {
         let shape = shape(table).unwrap_or_else(|| panic!("{table} is no table of the oracle"));
         match got.get(table) {
             Some(got) => comparer.table(table, shape, rows, got),
-            None => comparer.differ(table, "", "table", "there", "missing"),
+            None => comparer.differ(Problem::Missing, table, "", "table", ["there", "missing"]),
         }
     }
-    comparer.differences.truncate(DIFFERENCES_MAX);
     comparer.differences
 }
 
@@ -329,9 +352,9 @@ fn same<T: PartialEq>(want: Option<T>, got: Option<T>) -> bool {
 }
 
 impl Comparer {
-    fn differ(&mut self, table: &str, key: &str, column: &str, want: &str, got: &str) {
+    fn differ(&mut self, problem: Problem, table: &str, key: &str, column: &str, [want, got]: [&str; 2]) {
         let [table, key, column, want, got] = [table, key, column, want, got].map(str::to_string);
-        self.differences.push(Difference { table, key, column, want, got });
+        self.differences.push(Difference { table, key, column, want, got, problem });
     }
 
     fn table(&mut self, table: &str, shape: &Shape, want: &[Row], got: &[Row]) {
@@ -339,21 +362,24 @@ impl Comparer {
         for row in got {
             let key = key_of(shape, row);
             if there.insert(key.clone(), row).is_some() {
-                self.differ(table, &key, "row", "once", "twice");
+                self.differ(Problem::Twice, table, &key, "row", ["once", "twice"]);
             }
         }
         for row in want {
             let key = key_of(shape, row);
             match there.remove(&key) {
                 Some(got) => self.row(table, &key, shape, row, got),
-                None => self.differ(table, &key, "row", &shown(&Value::Object(row.clone())), "missing"),
+                None => {
+                    let want = shown(&Value::Object(row.clone()));
+                    self.differ(Problem::Missing, table, &key, "row", [&want, "missing"]);
+                }
             }
-            if self.differences.len() >= DIFFERENCES_MAX {
+            if self.differences.len() >= self.most {
                 return;
             }
         }
         for (key, row) in there {
-            self.differ(table, &key, "row", "none", &shown(&Value::Object(row.clone())));
+            self.differ(Problem::Extra, table, &key, "row", ["none", &shown(&Value::Object(row.clone()))]);
         }
     }
 
@@ -364,7 +390,7 @@ impl Comparer {
             let (wanted, found) = (field(want, column), field(got, column));
             let kind = if *kind == Task && !of_call { Text } else { *kind };
             if !self.equal(kind, wanted, found) {
-                self.differ(table, key, column, &shown(wanted), &shown(found));
+                self.differ(Problem::Column, table, key, column, [&shown(wanted), &shown(found)]);
             }
         }
     }

@@ -3,9 +3,9 @@
 //! Of the stored rows only digests are held, and of the recomputed ones only those that are not stored.
 //! Where some stored rows are not there any more, they are read once again: they go with their values.
 
+use crate::segment::ChangeBatch;
+use crate::view::{Share, Stored, ViewError};
 use std::collections::HashMap;
-use tidemill_core::segment::ChangeBatch;
-use tidemill_core::view::{Share, Stored, ViewError};
 use tidemill_types::{Cell, Digest, TableSchema, Value, row_digest};
 
 /// Changes of tables, by their places.
@@ -35,7 +35,8 @@ pub(super) fn subtract(
     Ok(rest)
 }
 
-fn difference(
+/// The changes of a share of one table from what is stored to what was recomputed.
+pub(super) fn difference(
     table: &str,
     recomputed: Vec<Box<dyn ChangeBatch>>,
     stored: &dyn Stored,

@@ -1,0 +1,119 @@
+//! Finding and reading roots, over a store in memory.
+
+use bytes::Bytes;
+use tidemill_connectors::store::ObjectStore;
+use tidemill_core::log::{HINT, Seen, log_range, log_start, newest_root, read_hint, roots, write_hint};
+use tidemill_core::store::{Store, StoreError};
+use tidemill_types::{Epoch, FORMAT, ProgramId, Root, root_name};
+
+fn root(epoch: Epoch) -> Root {
+    Root {
+        format: FORMAT,
+        epoch,
+        committed_at: "2026-11-21T00:00:00Z".into(),
+        generation: 1,
+        nonce: "n".into(),
+        location: "memory://x".into(),
+        claim: false,
+        program: ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) },
+        positions: Default::default(),
+        cursors: Default::default(),
+        gaps: Vec::new(),
+        models: Vec::new(),
+        segments: Vec::new(),
+        published: None,
+        dropped: Vec::new(),
+        log_from: 0,
+        tags: Default::default(),
+        rolled_back_to: None,
+    }
+}
+
+async fn put_root(store: &dyn Store, epoch: Epoch) {
+    let body = serde_json::to_vec(&root(epoch)).unwrap();
+    store.put(&root_name(epoch), body.into()).await.unwrap();
+}
+
+fn seen(epoch: Epoch) -> Seen {
+    Seen { epoch, nonce: "n".into() }
+}
+
+async fn newest(store: &dyn Store, hint: Option<Epoch>) -> Option<Epoch> {
+    newest_root(store, hint.map(seen).as_ref()).await.unwrap().map(|root| root.epoch)
+}
+
+#[tokio::test]
+async fn the_newest_root_is_found_from_every_hint() {
+    let store = ObjectStore::memory("log-every-hint");
+    assert_eq!(newest(&store, None).await, None);
+    assert_eq!(newest(&store, Some(3)).await, None);
+    for epoch in 5..40 {
+        put_root(&store, epoch).await;
+        for hint in [None, Some(0), Some(4), Some(100)].into_iter().chain((5..=epoch).map(Some)) {
+            assert_eq!(newest(&store, hint).await, Some(epoch), "hint {hint:?}");
+        }
+    }
+    write_hint(&store, &seen(30)).await.unwrap();
+    assert_eq!(newest(&store, None).await, Some(39));
+}
+
+#[tokio::test]
+async fn a_hint_is_never_lowered_and_a_bad_one_is_no_harm() {
+    let store = ObjectStore::memory("log-hint");
+    put_root(&store, 3).await;
+    put_root(&store, 90).await;
+    put_root(&store, 91).await;
+    store.put(HINT, Bytes::from_static(b"rubbish")).await.unwrap();
+    assert_eq!(read_hint(&store).await.unwrap(), None);
+    assert_eq!(newest(&store, None).await, Some(91));
+    write_hint(&store, &seen(90)).await.unwrap();
+    write_hint(&store, &seen(3)).await.unwrap();
+    assert_eq!(read_hint(&store).await.unwrap(), Some(seen(90)));
+    assert_eq!(newest(&store, None).await, Some(91));
+}
+
+/// A writer slept before its put until the name had been used and deleted; another lowered the hint to it.
+#[tokio::test]
+async fn a_hint_does_not_lead_into_a_hole() {
+    let store = ObjectStore::memory("log-hole");
+    for epoch in [7, 20, 21] {
+        put_root(&store, epoch).await;
+    }
+    store.put(HINT, Bytes::from_static(b"7 another")).await.unwrap();
+    assert_eq!(newest(&store, None).await, Some(21));
+}
+
+#[tokio::test]
+async fn the_log_is_the_run_that_ends_at_the_highest_root() {
+    let store = ObjectStore::memory("log-run");
+    assert_eq!(log_range(&store).await.unwrap(), None);
+    for epoch in [0, 1, 7, 8, 9] {
+        put_root(&store, epoch).await;
+    }
+    store.put("catalog/other.json", Bytes::new()).await.unwrap();
+    assert_eq!(log_range(&store).await.unwrap(), Some(7..=9));
+    assert_eq!(log_start(&store).await.unwrap(), Some(7));
+    let read = roots(&store, 7..=9).await.unwrap();
+    assert_eq!(read.iter().map(|root| root.epoch).collect::<Vec<_>>(), [7, 8, 9]);
+    let error = roots(&store, 6..=9).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_be_believed_is_named() {
+    let store = ObjectStore::memory("log-bad");
+    let name = root_name(4);
+    for (body, expected) in [
+        ("{", "is not a root"),
+        (r#"{"format": 1}"#, "is not a root"),
+        (r#"{"format": 2, "epoch": 4}"#, "has the format 2, and this build reads format 1 only"),
+        (&serde_json::to_string(&root(5)).unwrap(), "holds the root of epoch 5"),
+    ] {
+        store.put(&name, Bytes::copy_from_slice(body.as_bytes())).await.unwrap();
+        let error = newest_root(&store, None).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("memory://log-bad/{name} ")) && error.contains(expected),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,323 @@
+//! What may be deleted, and when: a step after each commit.
+//!
+//! ```text
+//!   gone      tag a        gone                   kept
+//!  ........[ 40 .. 44 ]...................[ 71 ............. 97 ]
+//!           its roots, segments            ^ log_from = the publication of the oldest
+//!           and publication                  root that is young or among the newest
+//! ```
+//!
+//! The newest root, however old, those that are younger than the retention, and as many of the newest as it
+//! says must stay readable. To read one takes its publication, and the roots and segments from that
+//! publication's epoch up to the root itself. So the collector looks for the oldest such root `r`, and
+//! everything below `r.published.epoch` may go: roots, segments, and files of publications that a later one
+//! does not share. What a tag needs stays. A step gives a bounded number of names; a root lists them as
+//! dropped, and says in the same breath that the log begins later; when it is committed they are deleted.
+//!
+//! What no root names are *orphans*, and there are two kinds. What a writer that is gone made for an epoch
+//! above all that it committed is looked for once, after the first commit. Whatever else was left behind,
+//! by a publication that failed midway, by a writer that woke up late, by a deletion that was cut off, comes
+//! to lie below the log; there everything is known by what the log's first root and the tags need, and is
+//! looked for again and again. So nothing is taken for an orphan that somebody is about to name: a writer of
+//! a lower generation names nothing any more, and this one makes nothing below the log.
+
+use super::kept::{needed_from, no_such, taken};
+use super::uploads::{segment_epoch, segment_generation};
+use crate::commit::DROPPED_MAX;
+use crate::edge::{SharedEdge, parse_ms};
+use crate::log::read_root;
+use crate::store::{SharedStore, StoreError};
+use crate::view::{View, ViewFailure};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+use tidemill_types::{Epoch, Root, Tag, root_epoch, root_name};
+
+/// Roots that one step looks at.
+const ROOTS_A_STEP: usize = 512;
+
+/// What stays readable: a commit that is younger than `time`, or is one of the newest `commits`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Retention {
+    /// The age.
+    pub time: Duration,
+    /// The number.
+    pub commits: u64,
+}
+
+impl Retention {
+    fn ms(&self) -> i64 {
+        self.time.as_millis().min(i64::MAX as u128) as i64
+    }
+}
+
+/// Finds what may be deleted; see the module.
+pub struct Collector {
+    store: SharedStore,
+    edge: SharedEdge,
+    retention: Retention,
+    /// The oldest root that is kept.
+    log_from: Epoch,
+    /// The oldest root that may be younger than the retention.
+    young: Epoch,
+    /// Names that wait to be listed.
+    waiting: VecDeque<String>,
+    tags: BTreeMap<String, Tag>,
+    /// All names that tags need.
+    held: BTreeSet<String>,
+    /// Whether `held` is what `tags` need.
+    held_known: bool,
+    /// The newest root before our claim, until what its writers left has been looked for.
+    left_by: Option<Option<Root>>,
+    looked_at: i64,
+    swept_at: i64,
+}
+
+/// Names to list as dropped, and the oldest root that is kept from then on.
+pub(super) type Dropped = (Vec<String>, Epoch);
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+impl Collector {
+    /// A collector after a claim; `before` is the newest root before it.
+    pub fn new(
+        store: SharedStore,
+        edge: SharedEdge,
+        retention: Retention,
+        claim: &Root,
+        before: Option<&Root>,
+    ) -> Self {
+        Self {
+            store,
+            edge,
+            retention,
+            log_from: claim.log_from,
+            young: claim.log_from,
+            waiting: VecDeque::new(),
+            tags: claim.tags.clone(),
+            held: BTreeSet::new(),
+            held_known: claim.tags.is_empty(),
+            left_by: Some(before.cloned()),
+            looked_at: 0,
+            swept_at: 0,
+        }
+    }
+
+    /// The oldest epoch whose publication is kept, apart from tags.
+    pub(super) fn publications_from(&self) -> Epoch {
+        self.log_from
+    }
+
+    /// Milliseconds between two looks at the log.
+    fn look_every_ms(&self) -> i64 {
+        (self.retention.ms() / 100).clamp(1000, 10_000)
+    }
+
+    /// Milliseconds between two looks for orphans below the log.
+    fn sweep_every_ms(&self) -> i64 {
+        self.retention.ms().clamp(10_000, 3_600_000)
+    }
+
+    fn root(&self, epoch: Epoch) -> Result<Option<Root>, String> {
+        match self.edge.block_on(read_root(&*self.store, epoch)) {
+            Ok(root) => Ok(Some(root)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// One step after `newest` was committed. An error: the store did not answer; the next look goes on.
+    pub(super) fn step<V: View>(
+        &mut self,
+        view: &V,
+        newest: &Root,
+        now: i64,
+    ) -> Result<Option<Dropped>, String> {
+        if self.waiting.is_empty() && now - self.looked_at >= self.look_every_ms() {
+            self.looked_at = now;
+            if let Some(before) = &self.left_by {
+                let left = self.edge.block_on(left(&self.store, view, before.as_ref(), newest.generation));
+                self.waiting.extend(left.map_err(text)?);
+                self.left_by = None;
+            }
+            self.look(view, newest, now)?;
+            if self.waiting.is_empty() && now - self.swept_at >= self.sweep_every_ms() {
+                self.swept_at = now;
+                self.sweep_below(view)?;
+            }
+        }
+        // A look may have ended early, by a failure: what it had found by then is looked through here.
+        self.know_held(view)?;
+        let mut names = Vec::new();
+        while names.len() < DROPPED_MAX
+            && let Some(name) = self.waiting.pop_front()
+        {
+            names.extend((!self.held.contains(&name)).then_some(name));
+        }
+        Ok((!names.is_empty()).then_some((names, self.log_from)))
+    }
+
+    /// Names a commit, or lets a name go; all tags that there are then. An error: what to tell who asked.
+    pub(super) fn tag<V: View>(
+        &mut self,
+        view: &V,
+        name: String,
+        epoch: Option<Epoch>,
+    ) -> Result<BTreeMap<String, Tag>, String> {
+        let Some(epoch) = epoch else {
+            self.tags.remove(&name).ok_or_else(|| no_such(&name))?;
+            self.held_known = false;
+            // What it alone kept lies below the log.
+            self.swept_at = 0;
+            return Ok(self.tags.clone());
+        };
+        let gone = || {
+            let from = self.log_from;
+            format!("epoch {epoch} is not kept any more, or not whole: the log begins at {from}")
+        };
+        let known = self.tags.values().find(|tag| tag.epoch == epoch).copied();
+        let tag = match known {
+            Some(tag) => tag,
+            None if epoch < self.log_from => return Err(gone()),
+            None => {
+                let root = self.root(epoch)?.ok_or_else(|| format!("epoch {epoch} is not committed yet"))?;
+                let from = needed_from(&root);
+                if from < self.log_from {
+                    return Err(gone());
+                }
+                Tag { epoch, from }
+            }
+        };
+        taken(&self.tags, &name, epoch)?;
+        self.tags.insert(name.clone(), tag);
+        self.held_known = false;
+        if let Err(error) = self.know_held(view) {
+            self.tags.remove(&name);
+            return Err(error);
+        }
+        Ok(self.tags.clone())
+    }
+
+    /// Reads what all tags need.
+    fn know_held<V: View>(&mut self, view: &V) -> Result<(), String> {
+        if self.held_known {
+            return Ok(());
+        }
+        let mut held = BTreeSet::new();
+        for tag in self.tags.values() {
+            let mut published = None;
+            for epoch in tag.from..=tag.epoch {
+                let root = self.root(epoch)?;
+                let root = root.ok_or_else(|| format!("root {epoch}, which a tag keeps, is missing"))?;
+                held.insert(root_name(epoch));
+                held.extend(root.segments.into_iter().map(|segment| segment.name));
+                published = root.published;
+            }
+            if tag.from > tag.epoch {
+                let root = self.root(tag.epoch)?;
+                published = root.and_then(|root| root.published);
+                held.insert(root_name(tag.epoch));
+            }
+            if let Some(published) = published {
+                held.extend(view.objects(&published).map_err(text)?);
+            }
+        }
+        (self.held, self.held_known) = (held, true);
+        Ok(())
+    }
+
+    /// Finds the oldest root that must stay readable, and lists what is below its publication.
+    fn look<V: View>(&mut self, view: &V, newest: &Root, now: i64) -> Result<(), String> {
+        let few = newest.epoch.saturating_sub(self.retention.commits.saturating_sub(1));
+        let mut last = None;
+        for _ in 0..ROOTS_A_STEP {
+            if self.young >= newest.epoch {
+                last = Some(newest.clone());
+                break;
+            }
+            let root = self.root(self.young)?;
+            let committed = root.as_ref().and_then(|root| parse_ms(&root.committed_at));
+            last = root.or(last);
+            if self.young >= few || committed.is_some_and(|at| now - at < self.retention.ms()) {
+                break;
+            }
+            self.young += 1;
+        }
+        // Where the look ended early, more is old and the next one goes on. Publications never go back, so
+        // what is below that of the last root looked at is needed by none that is kept.
+        let keep_from = last.and_then(|root| root.published).map_or(self.log_from, |p| p.epoch);
+        self.drop_below(view, keep_from)
+    }
+
+    fn drop_below<V: View>(&mut self, view: &V, keep_from: Epoch) -> Result<(), String> {
+        let until = keep_from.min(self.log_from + ROOTS_A_STEP as Epoch);
+        while self.log_from < until {
+            if let Some(root) = self.root(self.log_from)? {
+                let next = self.root(self.log_from + 1)?.and_then(|next| next.published);
+                if let (Some(older), Some(newer)) = (&root.published, &next)
+                    && older.epoch != newer.epoch
+                {
+                    match view.garbage(older, newer) {
+                        Ok(names) => self.waiting.extend(names),
+                        Err(ViewFailure::Store(error @ StoreError::Failed(_))) => {
+                            return Err(error.to_string());
+                        }
+                        // A deletion that was cut off has taken a part; the rest is found as orphans.
+                        Err(error) => {
+                            tracing::warn!(%error, epoch = older.epoch, "a publication cannot be collected")
+                        }
+                    }
+                }
+                self.waiting.extend(root.segments.into_iter().map(|segment| segment.name));
+                self.waiting.push_back(root_name(self.log_from));
+            }
+            self.log_from += 1;
+        }
+        Ok(())
+    }
+
+    /// Lists what lies below the log and is needed neither by its first root nor by a tag.
+    fn sweep_below<V: View>(&mut self, view: &V) -> Result<(), String> {
+        let from = self.log_from;
+        let Some(first) = self.root(from)? else { return Ok(()) };
+        let list = |folder: &str| self.edge.block_on(self.store.list(folder)).map_err(text);
+        let (roots, segments) = (list("catalog/")?, list("segments/")?);
+        let below = roots.into_iter().filter(|object| root_epoch(&object.name).is_some_and(|e| e < from));
+        let mut names: Vec<String> = below.map(|object| object.name).collect();
+        let below =
+            segments.into_iter().filter(|object| segment_epoch(&object.name).is_some_and(|e| e < from));
+        names.extend(below.map(|object| object.name));
+        if let Some(published) = &first.published {
+            let needed = view.objects(published).map_err(text)?;
+            let made = |name: &str| view.made_for(name).is_some_and(|(epoch, _)| epoch <= published.epoch);
+            let objects = list(view.folder())?.into_iter().map(|object| object.name);
+            names.extend(objects.filter(|name| made(name) && !needed.contains(name)));
+        }
+        self.waiting.extend(names);
+        Ok(())
+    }
+}
+
+/// Objects of lower generations for epochs above all that these committed. `before` is the newest root before
+/// our claim.
+async fn left<V: View>(
+    store: &SharedStore,
+    view: &V,
+    before: Option<&Root>,
+    ours: u64,
+) -> Result<Vec<String>, StoreError> {
+    let last = before.map(|root| root.epoch);
+    let published = before.and_then(|root| root.published.as_ref()).map(|p| p.epoch);
+    let mut names = Vec::new();
+    for object in store.list("segments/").await? {
+        let lower = segment_generation(&object.name).is_some_and(|generation| generation < ours);
+        names.extend((lower && segment_epoch(&object.name) > last).then_some(object.name));
+    }
+    for object in store.list(view.folder()).await? {
+        let made = view.made_for(&object.name);
+        let left = made.is_some_and(|(epoch, generation)| Some(epoch) > published && generation < ours);
+        names.extend(left.then_some(object.name));
+    }
+    Ok(names)
+}

@@ -1,0 +1,277 @@
+//! The committer's task: carries out what the sans-IO [`Committer`] decides.
+//!
+//! A name that is free says that nobody has used it, or that it was used and deleted since. [`Standing`] tells
+//! the two apart by time: no root is deleted before it is as old as the retention, so whoever knew half a
+//! retention ago that nothing was newer than its own root may believe a free name. Whoever slept for longer
+//! looks again, before the put and after it.
+
+use super::ToPublisher;
+use crate::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch};
+use crate::conductor::ToConductor;
+use crate::edge::SharedEdge;
+use crate::log::{Seen, newest_root, read_hint, read_root, write_hint};
+use crate::store::{Created, SharedStore, Store, StoreError};
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use futures::StreamExt;
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tidemill_types::invariants::{follows, gives_up_nothing_named};
+use tidemill_types::{Epoch, Published, Root, Tag, root_name};
+
+/// What the committer is told. Bounded by the epochs in flight and one publication.
+#[derive(Debug)]
+pub enum ToCommitter {
+    /// An epoch is durable in its segments.
+    Sealed(SealedEpoch),
+    /// A publication is complete.
+    Published(Published),
+    /// Objects to give up, and the oldest root that is kept from then on.
+    Dropped(Vec<String>, Epoch),
+    /// All tags, from the next root on.
+    Tags(BTreeMap<String, Tag>),
+}
+
+/// Who wants to know of commits.
+pub trait CommitWatch: Send + Sync {
+    /// A root is committed; nobody else has been told of it yet.
+    fn committed(&self, root: &Root);
+}
+
+/// Everything that a commit is told to.
+pub struct Commits {
+    /// The store.
+    pub store: SharedStore,
+    /// Clock, randomness, waiting.
+    pub edge: SharedEdge,
+    /// Worker 0.
+    pub conductor: Sender<ToConductor>,
+    /// The publisher.
+    pub publisher: UnboundedSender<ToPublisher>,
+    /// Deletes what roots gave up.
+    pub sweeper: UnboundedSender<Root>,
+    /// Set when the run shall end at once: then nothing is tried again.
+    pub abort: Arc<AtomicBool>,
+    /// Who wants to know.
+    pub watch: Arc<dyn CommitWatch>,
+    /// How sure this writer may be that it is the newest.
+    pub standing: Standing,
+}
+
+/// After so many microseconds without a sign of it, a writer no longer takes for granted that it is the
+/// newest: half the time for which a root is kept at least.
+pub fn idle_max_us(retention: Duration) -> u64 {
+    (retention / 2).min(Duration::from_secs(60)).as_micros() as u64
+}
+
+/// How sure a writer may be that no root is newer than its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// Nothing was newer at this time.
+    sure_at: u64,
+    /// When the latest put was begun.
+    asked_at: u64,
+    idle_max_us: u64,
+}
+
+impl Standing {
+    /// Of a writer that looks for the newest root right now.
+    pub fn new(now_us: u64, idle_max_us: u64) -> Self {
+        Self { sure_at: now_us, asked_at: now_us, idle_max_us }
+    }
+
+    fn is_sure(&self, now_us: u64) -> bool {
+        now_us.saturating_sub(self.sure_at) < self.idle_max_us
+    }
+
+    /// Before a put on `newest`, this writer's own: a newer root, if there is one.
+    pub async fn before_put(
+        &mut self,
+        store: &dyn Store,
+        edge: &SharedEdge,
+        newest: &Root,
+    ) -> Result<Option<Root>, StoreError> {
+        let found = match self.is_sure(edge.now_us()) {
+            true => None,
+            false => self.look(store, edge, newest).await?,
+        };
+        self.asked_at = edge.now_us();
+        Ok(found)
+    }
+
+    /// After a put of `ours` that stands in the store: a newer root, if there is one. Then ours stands in a
+    /// hole of the log, where it means nothing.
+    pub async fn settled(
+        &mut self,
+        store: &dyn Store,
+        edge: &SharedEdge,
+        ours: &Root,
+    ) -> Result<Option<Root>, StoreError> {
+        if !self.is_sure(edge.now_us()) {
+            return self.look(store, edge, ours).await;
+        }
+        self.sure_at = self.asked_at;
+        Ok(None)
+    }
+
+    /// From the stored hint where that is ahead of what this writer has seen.
+    async fn look(
+        &mut self,
+        store: &dyn Store,
+        edge: &SharedEdge,
+        ours: &Root,
+    ) -> Result<Option<Root>, StoreError> {
+        let now = edge.now_us();
+        let hint = read_hint(store).await?.filter(|hint| hint.epoch > ours.epoch);
+        let newest = newest_root(store, Some(&hint.unwrap_or_else(|| Seen::of(ours)))).await?;
+        let newer = newest.filter(|newest| newest.epoch > ours.epoch || newest.generation > ours.generation);
+        if newer.is_none() {
+            self.sure_at = now;
+        }
+        Ok(newer)
+    }
+}
+
+/// The pause after the first failure.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+impl Commits {
+    /// Commits until the channel closes. An error: another writer owns the store.
+    pub async fn run(
+        mut self,
+        mut committer: Committer,
+        mut told: UnboundedReceiver<ToCommitter>,
+    ) -> Result<(), String> {
+        while let Some(message) = told.next().await {
+            match message {
+                ToCommitter::Sealed(epoch) => committer.sealed(epoch),
+                ToCommitter::Published(published) => committer.published(published),
+                ToCommitter::Dropped(names, log_from) => committer.drop_objects(names, log_from),
+                ToCommitter::Tags(tags) => committer.tags(tags),
+            }
+            self.carry_out(&mut committer).await?;
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, committer: &mut Committer) -> Result<(), String> {
+        let mut pause = PAUSE;
+        loop {
+            match committer.next(|| self.edge.stamp()) {
+                Action::Wait => return Ok(()),
+                Action::Put(root) => {
+                    follows(committer.newest(), &root).map_err(|broken| broken.to_string())?;
+                    gives_up_nothing_named(&root).map_err(|broken| broken.to_string())?;
+                    self.look_up(committer.newest()).await?;
+                    let answer = self.put(&root).await?;
+                    if let Some(root) = committer.put_answered(answer).cloned() {
+                        self.committed(root).await?;
+                        pause = PAUSE;
+                    }
+                }
+                Action::ReadBack(epoch) => {
+                    let found = match read_root(&*self.store, epoch).await {
+                        Ok(root) => Some(root),
+                        Err(StoreError::NotFound { .. }) => None,
+                        // Ours could be read: another's stands there, perhaps of a later release.
+                        Err(error @ StoreError::Damaged(_)) => return Err(error.to_string()),
+                        Err(error) if self.abort.load(Ordering::Relaxed) => return Err(error.to_string()),
+                        Err(error) => {
+                            tracing::warn!(%error, epoch, "a root cannot be read back; trying again");
+                            pause = self.rest(pause).await;
+                            continue;
+                        }
+                    };
+                    let settled = committer.read_back(found.as_ref()).map_err(|fenced| fenced.to_string())?;
+                    match settled.cloned() {
+                        Some(root) => self.committed(root).await?,
+                        None => pause = self.rest(pause).await,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets a pause pass; the next one.
+    async fn rest(&self, pause: Duration) -> Duration {
+        self.edge.sleep(pause).await;
+        (pause * 2).min(PAUSE_MAX)
+    }
+
+    /// Makes sure, if it is not, that no root came after this writer's own newest one.
+    async fn look_up(&mut self, newest: &Root) -> Result<(), String> {
+        let mut pause = PAUSE;
+        loop {
+            match self.standing.before_put(&*self.store, &self.edge, newest).await {
+                Ok(newer) => return fenced_by(newer, newest),
+                Err(error) => pause = self.cannot_look(error, pause).await?,
+            }
+        }
+    }
+
+    async fn cannot_look(&self, error: StoreError, pause: Duration) -> Result<Duration, String> {
+        if self.abort.load(Ordering::Relaxed) {
+            return Err(error.to_string());
+        }
+        tracing::warn!(%error, "a newer root cannot be looked for; trying again");
+        Ok(self.rest(pause).await)
+    }
+
+    async fn put(&self, root: &Root) -> Result<PutAnswer, String> {
+        let body = root.to_bytes().map_err(|error| error.to_string())?;
+        match self.store.create(&root_name(root.epoch), Bytes::from(body)).await {
+            Ok(Created::New) => Ok(PutAnswer::New),
+            Ok(Created::Exists) => Ok(PutAnswer::Unclear),
+            Err(error @ StoreError::Closed(_)) => Err(error.to_string()),
+            Err(error) if self.abort.load(Ordering::Relaxed) => Err(error.to_string()),
+            Err(error) => {
+                tracing::warn!(%error, epoch = root.epoch, "the answer to a commit is unclear; reading back");
+                Ok(PutAnswer::Unclear)
+            }
+        }
+    }
+
+    /// A root of ours stands in the store: once it is sure that it stands in the log, all are told.
+    async fn committed(&mut self, root: Root) -> Result<(), String> {
+        let mut pause = PAUSE;
+        loop {
+            match self.standing.settled(&*self.store, &self.edge, &root).await {
+                Ok(newer) => break fenced_by(newer, &root)?,
+                Err(error) => pause = self.cannot_look(error, pause).await?,
+            }
+        }
+        let epoch = root.epoch;
+        self.watch.committed(&root);
+        // Whoever is gone by now no longer needs to know.
+        if !root.dropped.is_empty() {
+            let _ = self.sweeper.unbounded_send(root.clone());
+        }
+        if epoch.is_multiple_of(HINT_EVERY) {
+            let (store, seen) = (self.store.clone(), Seen::of(&root));
+            // The hint only saves a listing.
+            let write = async move { drop(write_hint(&*store, &seen).await) };
+            self.edge.spawn(Box::pin(write));
+        }
+        let _ = self.publisher.unbounded_send(ToPublisher::Committed(Box::new(root)));
+        let _ = self.conductor.send(ToConductor::Committed(epoch));
+        Ok(())
+    }
+}
+
+/// Commits from one renewal of the hint to the next.
+const HINT_EVERY: Epoch = 64;
+
+fn fenced_by(newer: Option<Root>, ours: &Root) -> Result<(), String> {
+    match newer {
+        None => Ok(()),
+        Some(newer) => {
+            let (epoch, theirs, ours) = (newer.epoch, newer.generation, ours.generation);
+            Err(Fenced { epoch, theirs, ours }.to_string())
+        }
+    }
+}

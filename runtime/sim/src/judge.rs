@@ -1,0 +1,500 @@
+//! The judge: sees every write that happens at the store, and holds it to the invariants there and then.
+//!
+//! - *Prefix equivalence*: the tables that the chain's segments add up to equal those recomputed from the
+//!   records below the root's positions and from the committed results.
+//! - *All tables or none*: a root names segments and publications that are there, whole, at one epoch.
+//! - *One writer*: a root may follow its predecessor ([`follows`]); what a writer takes for committed stands
+//!   in the chain; a name that comes back lies in a hole.
+//! - *A result is paid for once*: the owner of the store asks for nothing that is committed.
+//! - *Bounds*: what a root gives up is bounded, needed by nobody who may read, and deleted only then.
+//!
+//! The predicates are those that production calls ([`follows`], [`gives_up_nothing_named`], the lake's own
+//! verification); the judge adds what only somebody can know who sees all processes at once.
+
+use crate::edge::SimEdge;
+use crate::program::{PARTITIONS, Record, Rows, STREAM, TABLES, program, recomputed, shown, texts};
+use crate::schedule::{Schedule, WORLD};
+use crate::storage::{Disk, Honest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tidemill_connectors::lake::{self, Snapshot, SnapshotOptions, StreamTable, TextForm, published_objects};
+use tidemill_core::commit::DROPPED_MAX;
+use tidemill_core::edge::parse_ms;
+use tidemill_core::segment::decode_changes;
+use tidemill_core::view::Share;
+use tidemill_types::invariants::{follows, gives_up_nothing_named, tagged};
+use tidemill_types::{Digest, Epoch, Kind, Published, Root, TableSchema, Value, root_epoch, root_name};
+
+/// By how much the clocks of two processes may differ, twice.
+const SKEW_MS: i64 = 2_000;
+
+/// All tables of an epoch.
+pub type Tables = BTreeMap<&'static str, Rows>;
+
+#[derive(Default)]
+struct Court {
+    topic: Vec<Vec<Record>>,
+    retention_ms: i64,
+    chain: Vec<Root>,
+    /// When each root of the chain was committed, milliseconds since 1970.
+    committed_ms: Vec<i64>,
+    /// Of each table the rows by key digest: the row's digest, its key and its values as text.
+    rows: Vec<BTreeMap<Digest, (Digest, String, String)>>,
+    history: Vec<Arc<Tables>>,
+    vectors: BTreeMap<String, f32>,
+    dropped: BTreeSet<String>,
+    publications: BTreeMap<Epoch, BTreeSet<String>>,
+    /// Of each published table, by the address of its metadata.
+    tables: BTreeMap<String, BTreeSet<String>>,
+    broken: Option<String>,
+    counts: Counts,
+}
+
+/// What happened in a trial.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Roots in the chain.
+    pub roots: usize,
+    /// Of these, claims.
+    pub claims: usize,
+    /// Publications that roots name.
+    pub publications: usize,
+    /// Names that roots gave up.
+    pub dropped: usize,
+    /// Roots that came into a hole.
+    pub in_holes: usize,
+    /// Snapshots that readers read whole.
+    pub read: usize,
+    /// Processes that were told that another owns the store.
+    pub fenced: usize,
+    /// Processes that were killed.
+    pub killed: usize,
+    /// Processes that were stopped for a time.
+    pub stopped: usize,
+    /// Results that a model was asked for.
+    pub asked: usize,
+}
+
+/// The judge, shared by all.
+#[derive(Clone)]
+pub struct Judge {
+    court: Arc<Mutex<Court>>,
+    disk: Disk,
+    schedule: Schedule,
+}
+
+impl Judge {
+    /// A judge of an empty store. What is younger than the retention must stay readable.
+    pub fn new(disk: Disk, schedule: Schedule, retention_ms: i64) -> Self {
+        let court = Court {
+            topic: vec![Vec::new(); PARTITIONS],
+            retention_ms,
+            rows: TABLES.iter().map(|_| BTreeMap::new()).collect(),
+            ..Court::default()
+        };
+        Self { court: Arc::new(Mutex::new(court)), disk, schedule }
+    }
+
+    fn court(&self) -> MutexGuard<'_, Court> {
+        self.court.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first thing that was not as it must be.
+    pub fn broken(&self) -> Option<String> {
+        self.court().broken.clone()
+    }
+
+    /// Something is not as it must be.
+    pub fn breaks(&self, what: impl Into<String>) {
+        let what = what.into();
+        self.schedule.tell(|| format!("BROKEN: {what}"));
+        self.court().broken.get_or_insert(what);
+    }
+
+    /// Counts something.
+    pub fn count(&self, count: impl FnOnce(&mut Counts)) {
+        count(&mut self.court().counts);
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.court().counts
+    }
+
+    /// Appends a record to a partition of the topic.
+    pub fn record(&self, partition: usize, record: Record) {
+        self.court().topic[partition].push(record);
+    }
+
+    /// A record of the topic.
+    pub fn read(&self, partition: usize, offset: u64) -> Option<Record> {
+        self.court().topic[partition].get(offset as usize).cloned()
+    }
+
+    /// The topic's ends.
+    pub fn ends(&self) -> Vec<u64> {
+        self.court().topic.iter().map(|records| records.len() as u64).collect()
+    }
+
+    /// The newest root.
+    pub fn newest(&self) -> Option<Root> {
+        self.court().chain.last().cloned()
+    }
+
+    /// A root of the chain.
+    pub fn root(&self, epoch: Epoch) -> Option<Root> {
+        self.court().chain.get(epoch as usize).cloned()
+    }
+
+    /// All tables of an epoch, as they must be.
+    pub fn tables(&self, epoch: Epoch) -> Option<Arc<Tables>> {
+        self.court().history.get(epoch as usize).cloned()
+    }
+
+    /// How whoever judges reads the store.
+    pub fn reading(&self) -> SnapshotOptions {
+        snapshot_options(Honest::shared(&self.disk), SimEdge::shared(&self.schedule, WORLD, 0))
+    }
+
+    /// An object was made.
+    pub fn made(&self, name: &str) {
+        let Some(epoch) = root_epoch(name) else { return };
+        let body = self.disk.read(name).unwrap_or_default();
+        let root: Root = match serde_json::from_slice(&body) {
+            Ok(root) => root,
+            Err(error) => return self.breaks(format!("{name} is no root: {error}")),
+        };
+        let known = self.court().chain.len() as Epoch;
+        let judged = match epoch {
+            _ if epoch < known => self.in_hole(epoch),
+            _ if epoch > known => Err(format!("root {epoch} was made and root {known} is not there")),
+            _ => self.next(root),
+        };
+        if let Err(what) = judged {
+            self.breaks(what);
+        }
+    }
+
+    /// A name that came back: it must not be one that anybody reads.
+    fn in_hole(&self, epoch: Epoch) -> Result<(), String> {
+        self.count(|counts| counts.in_holes += 1);
+        let newest = self.newest().ok_or("the chain is empty")?;
+        match epoch < newest.log_from && !tagged(&newest, epoch) {
+            true => Ok(()),
+            false => Err(format!("root {epoch} was made again, and the log begins at {}", newest.log_from)),
+        }
+    }
+
+    fn next(&self, root: Root) -> Result<(), String> {
+        let mut court = self.court();
+        match court.chain.last() {
+            Some(previous) => follows(previous, &root).map_err(|broken| broken.to_string())?,
+            None if root.claim && root.generation == 1 => {}
+            None => return Err("the first root is no first claim".to_string()),
+        }
+        gives_up_nothing_named(&root).map_err(|broken| broken.to_string())?;
+        self.named(&mut court, &root)?;
+        self.given_up(&mut court, &root)?;
+        let program = program();
+        for segment in &root.segments {
+            let body = self.disk.read(&segment.name).ok_or_else(|| format!("{} is missing", segment.name))?;
+            if Digest::of(&body).to_string() != segment.digest {
+                return Err(format!("{} is not what root {} says", segment.name, root.epoch));
+            }
+        }
+        for (place, schema) in program.tables().iter().enumerate() {
+            for sign in [-1, 1] {
+                for segment in &root.segments {
+                    let Some(section) = segment.tables.get(&schema.name) else { continue };
+                    let body = self.disk.read(&segment.name).unwrap_or_default();
+                    let changes =
+                        decode_changes(schema, &body, section).map_err(|error| error.to_string())?;
+                    for change in changes.iter().filter(|change| change.diff.signum() == sign) {
+                        let (key, text) = shown(schema, &change.values);
+                        let fits = change.diff == sign
+                            && match sign {
+                                1 => court.rows[place]
+                                    .insert(change.key, (change.row, key.clone(), text))
+                                    .is_none(),
+                                _ => court.rows[place]
+                                    .remove(&change.key)
+                                    .is_some_and(|row| row.0 == change.row),
+                            };
+                        if !fits {
+                            return Err(format!(
+                                "root {}: {} {:+} of {key} does not fit",
+                                root.epoch, schema.name, change.diff
+                            ));
+                        }
+                        if place == 2 && sign == 1 {
+                            let (Value::Str(digest), Value::Floats(vector)) =
+                                (&change.values[0], &change.values[3])
+                            else {
+                                return Err("a vector without numbers".to_string());
+                            };
+                            court.vectors.insert(digest.clone(), vector.first().copied().unwrap_or(0.0));
+                        }
+                    }
+                }
+            }
+        }
+        self.equals_recomputation(&mut court, &root)?;
+        court.counts.roots += 1;
+        court.counts.claims += usize::from(root.claim);
+        court.committed_ms.push(parse_ms(&root.committed_at).unwrap_or(0));
+        court.chain.push(root);
+        Ok(())
+    }
+
+    /// The tables as committed, against those that follow from the records.
+    fn equals_recomputation(&self, court: &mut Court, root: &Root) -> Result<(), String> {
+        let at = |partition: usize| {
+            let partitions = root.positions.get(STREAM)?;
+            partitions.get(&partition.to_string()).copied()
+        };
+        let positions: Vec<u64> = (0..PARTITIONS).map(|partition| at(partition).unwrap_or(0)).collect();
+        let wanted = recomputed(&court.topic, &positions, &court.vectors);
+        for (table, rows) in TABLES.iter().zip(&court.rows) {
+            // Results are no function of the records.
+            if table.starts_with("ai.") {
+                continue;
+            }
+            let there: Rows = rows.values().map(|(_, key, row)| (key.clone(), row.clone())).collect();
+            let none = Rows::new();
+            let wanted = wanted.get(table).unwrap_or(&none);
+            if let Some(what) = difference(table, &there, wanted) {
+                return Err(format!("root {}: {what}", root.epoch));
+            }
+        }
+        let read = texts(&court.topic, &positions);
+        if let Some(early) = court.vectors.keys().find(|digest| !read.contains(*digest)) {
+            return Err(format!("root {} holds a result for a text that was not read: {early}", root.epoch));
+        }
+        let mut tables: Tables = wanted;
+        for place in [2, 3] {
+            let rows = court.rows[place].values().map(|(_, key, row)| (key.clone(), row.clone()));
+            tables.insert(TABLES[place], rows.collect());
+        }
+        court.history.push(Arc::new(tables));
+        Ok(())
+    }
+
+    /// What a root names is there and was not given up.
+    fn named(&self, court: &mut Court, root: &Root) -> Result<(), String> {
+        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains(name)) {
+            (None, _) => Err(format!("root {} names {name}, which is not there", root.epoch)),
+            (_, true) => Err(format!("root {} names {name}, which was given up", root.epoch)),
+            _ => Ok(()),
+        };
+        root.segments.iter().try_for_each(|segment| gone(&segment.name))?;
+        let Some(published) = &root.published else { return Ok(()) };
+        if court.publications.contains_key(&published.epoch) {
+            return Ok(());
+        }
+        if let Some(missing) = TABLES.iter().find(|table| !published.tables.contains_key(**table)) {
+            return Err(format!("publication {} lacks {missing}", published.epoch));
+        }
+        let mut objects = BTreeSet::new();
+        for (name, table) in &published.tables {
+            if !court.tables.contains_key(&table.metadata_location) {
+                let alone = BTreeMap::from([(name.clone(), table.clone())]);
+                let alone = Published { epoch: published.epoch, tables: alone };
+                let of_table = published_objects(&self.reading(), &alone).map_err(|error| {
+                    format!("root {} names a publication that cannot be read: {error}", root.epoch)
+                })?;
+                court.tables.insert(table.metadata_location.clone(), of_table);
+            }
+            objects.extend(court.tables[&table.metadata_location].iter().cloned());
+        }
+        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains(name)) {
+            (None, _) => Err(format!("root {} names {name}, which is not there", root.epoch)),
+            (_, true) => Err(format!("root {} names {name}, which was given up", root.epoch)),
+            _ => Ok(()),
+        };
+        objects.iter().try_for_each(gone)?;
+        court.publications.insert(published.epoch, objects);
+        court.counts.publications += 1;
+        Ok(())
+    }
+
+    /// What a root gives up is needed by nobody who may still read.
+    fn given_up(&self, court: &mut Court, root: &Root) -> Result<(), String> {
+        if root.dropped.len() > DROPPED_MAX {
+            return Err(format!("root {} gives up {} objects at once", root.epoch, root.dropped.len()));
+        }
+        let new: Vec<String> =
+            root.dropped.iter().filter(|name| !court.dropped.contains(*name)).cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let needed = needed(court, root, self.schedule.now_ms());
+        if let Some(name) = new.iter().find(|name| needed.contains(*name)) {
+            return Err(format!("root {} gives up {name}, which a retained commit needs", root.epoch));
+        }
+        court.counts.dropped += new.len();
+        court.dropped.extend(new);
+        Ok(())
+    }
+
+    /// An object was deleted.
+    pub fn deleted(&self, name: &str) {
+        if !self.court().dropped.contains(name) {
+            self.breaks(format!("{name} was deleted, and no committed root had given it up"));
+        }
+    }
+
+    /// A writer takes a root for committed.
+    pub fn believed(&self, root: &Root) {
+        let stands = self.root(root.epoch).is_some_and(|stands| stands == *root);
+        if !stands {
+            self.breaks(format!(
+                "root {} of generation {} was taken for committed and does not stand in the chain",
+                root.epoch, root.generation
+            ));
+        }
+    }
+
+    /// A writer asks its model for a text.
+    pub fn asked(&self, generation: u64, digest: &str) {
+        let owner = self.newest().is_some_and(|newest| newest.generation == generation);
+        self.count(|counts| counts.asked += 1);
+        if owner && self.court().vectors.contains_key(digest) {
+            self.breaks(format!("the owner of the store asks again for {digest}, whose result is committed"));
+        }
+    }
+
+    /// Whether a root must be readable now.
+    pub fn is_retained(&self, root: &Root) -> bool {
+        let court = self.court();
+        let newest = court.chain.last().map_or(0, |newest| newest.epoch);
+        retained(&court, root, newest, self.schedule.now_ms())
+    }
+
+    /// The last look: what is left holds all that the newest root needs, and nothing that nobody needs.
+    pub fn last_look(&self) -> Result<(), String> {
+        let Some(newest) = self.newest() else { return Err("nothing was ever committed".to_string()) };
+        let court = self.court();
+        let mut wanted: BTreeSet<String> =
+            court.publications.iter().fold(BTreeSet::new(), |mut all, (epoch, objects)| {
+                let kept = court.chain[newest.log_from as usize..]
+                    .iter()
+                    .any(|root| root.published.as_ref().is_some_and(|p| p.epoch == *epoch));
+                let tagged = newest.tags.values().any(|tag| tag.from == epoch + 1);
+                if kept || tagged {
+                    all.extend(objects.iter().cloned());
+                }
+                all
+            });
+        for root in
+            court.chain.iter().filter(|root| root.epoch >= newest.log_from || tagged(&newest, root.epoch))
+        {
+            wanted.insert(root_name(root.epoch));
+            wanted.extend(root.segments.iter().map(|segment| segment.name.clone()));
+        }
+        let left = self
+            .disk
+            .names("")
+            .into_iter()
+            .find(|name| !wanted.contains(name) && name != tidemill_core::log::HINT);
+        drop(court);
+        if let Some(name) = left {
+            return Err(format!("at the end {name} is left, which nobody needs"));
+        }
+        let problems = lake::verify(&self.reading(), &newest).map_err(|error| error.to_string())?;
+        if let Some(problem) = problems.first() {
+            return Err(format!("at the end: {problem}"));
+        }
+        let snapshot = Snapshot::of(self.reading(), newest.clone()).map_err(|error| error.to_string())?;
+        self.compare(&snapshot).map_err(|what| format!("at the end: {what}"))?;
+        Ok(())
+    }
+
+    /// Every table that a snapshot shows, against what it must be.
+    pub fn compare(&self, snapshot: &Snapshot) -> Result<(), String> {
+        let epoch = snapshot.root().epoch;
+        let tables = self
+            .tables(epoch)
+            .ok_or_else(|| format!("a reader found root {epoch}, which is not committed"))?;
+        if self.root(epoch).as_ref() != Some(snapshot.root()) {
+            return Err(format!("a reader found another root {epoch} than was committed"));
+        }
+        for schema in program().tables() {
+            let rows = snapshot.rows(&schema.name, TextForm::Resolved, None, Share::ALL);
+            let rows = rows.map_err(|error| error.to_string())?;
+            let there: Rows = rows.iter().map(|row| shown(&schema, &by_digest(&schema, row))).collect();
+            let none = Rows::new();
+            if let Some(what) =
+                difference(&schema.name, &there, tables.get(schema.name.as_str()).unwrap_or(&none))
+            {
+                return Err(format!("a reader of root {epoch}: {what}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a simulated process reads the store.
+pub fn snapshot_options(
+    store: tidemill_core::store::SharedStore,
+    edge: tidemill_core::edge::SharedEdge,
+) -> SnapshotOptions {
+    SnapshotOptions {
+        store,
+        edge,
+        threads: 1,
+        schemas: program().tables().into(),
+        streams: vec![StreamTable { raw: 0, words: 1 }],
+        extract: program(),
+        memory_bytes_max: 1 << 20,
+    }
+}
+
+/// A row whose resolved texts are handles again: all texts of the program are named by their bytes.
+fn by_digest(schema: &TableSchema, row: &[Value]) -> Vec<Value> {
+    let value = |(column, value): (&tidemill_types::Column, &Value)| match value {
+        Value::Str(text) if column.kind == Kind::Text => {
+            Value::Text(tidemill_types::Text::body(text.as_bytes()))
+        }
+        other => other.clone(),
+    };
+    schema.columns.iter().zip(row).map(value).collect()
+}
+
+fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
+    for (key, row) in wanted {
+        match there.get(key) {
+            None => return Some(format!("{table} lacks {key}")),
+            Some(other) if other != row => return Some(format!("{table}: {other} instead of {row}")),
+            Some(_) => {}
+        }
+    }
+    let more = there.keys().find(|key| !wanted.contains_key(*key));
+    more.map(|key| format!("{table} has {key}, which does not follow from the records"))
+}
+
+fn retained(court: &Court, root: &Root, newest: Epoch, now_ms: i64) -> bool {
+    let at = court.committed_ms.get(root.epoch as usize).copied().unwrap_or(now_ms);
+    root.epoch == newest || now_ms - at < court.retention_ms - SKEW_MS
+}
+
+/// The names that somebody may still need who reads a retained commit, with `newest` as the newest.
+fn needed(court: &Court, newest: &Root, now_ms: i64) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let all = || court.chain.iter().chain([newest]);
+    let mut ranges: Vec<(Epoch, Epoch)> = newest.tags.values().map(|tag| (tag.from, tag.epoch)).collect();
+    for root in all().filter(|root| retained(court, root, newest.epoch, now_ms)) {
+        ranges.push((root.published.as_ref().map_or(0, |published| published.epoch + 1), root.epoch));
+    }
+    for (from, to) in &ranges {
+        names.insert(root_name(*to));
+        let within = court.chain.get(*from as usize..).unwrap_or_default().iter().chain([newest]);
+        for root in within.take_while(|root| root.epoch <= *to) {
+            names.insert(root_name(root.epoch));
+            names.extend(root.segments.iter().map(|segment| segment.name.clone()));
+        }
+        if let Some(objects) = from.checked_sub(1).and_then(|published| court.publications.get(&published)) {
+            names.extend(objects.iter().cloned());
+        }
+    }
+    names
+}
