@@ -6,13 +6,13 @@ use crate::world::{World, program, sort};
 use std::collections::HashMap;
 use tidemill_connectors::lake::{Changelog, ChangelogOptions, LakeError, LakePublisher, stored_segments};
 use tidemill_core::store::StoreError;
+use tidemill_core::view::View;
 use tidemill_types::{Digest, Published, Root, Value, key_digest, root_name};
 
 fn changelog(bench: &Bench) -> Changelog {
-    let handle = bench.runtime.handle().clone();
     Changelog::new(ChangelogOptions {
         snapshots: bench.snapshot_options(),
-        segments: stored_segments(bench.store.clone(), handle, 1 << 20),
+        segments: stored_segments(bench.store.clone(), bench.edge(), 1 << 20),
         bodies: None,
     })
 }

@@ -1,10 +1,8 @@
 //! The sink beside a real Kafka: whatever is killed, a consumer of committed records sees every commit of a table
 //! once and in order, and folds what the store shows.
 
-mod oracle;
 mod support;
 
-use oracle::traffic::{self, Step};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -14,6 +12,7 @@ use std::time::Duration;
 use support::broker::Broker;
 use support::mill::{Mill, refused};
 use support::sunk::{self, epochs_of, hold, hold_progress, wait_for};
+use tidemill_oracle::traffic::{self, Step};
 
 const ID: &str = "mill";
 /// Tables that are sent: bodies, texts that are cut out of them, figures that change often, and vectors.

@@ -402,11 +402,7 @@ impl Gauges {
 
     /// A Kafka sink of these tables begins; where it stands is not known yet.
     pub fn sink_begins(&self, tables: Vec<String>, now_ms: i64) {
-        self.inner().sink = Some(SinkStands {
-            tables,
-            unsent_ms: Some(now_ms),
-            ..SinkStands::default()
-        });
+        self.inner().sink = Some(SinkStands { tables, unsent_ms: Some(now_ms), ..SinkStands::default() });
     }
 
     /// What the sink has sent, and since when the oldest commit waits that it lacks.

@@ -10,7 +10,7 @@
 //! that brokers which are away delay nothing and gather nothing. If it stops with an error the run goes on; the error
 //! stands in the log, in `/readyz` and in the metrics, and is what the run ends with.
 
-use super::clock::{Stopwatch, now_ms, parse_ms};
+use super::clock::{Stopwatch, now_ms};
 use super::gauges::Gauges;
 use super::sink_plan::SinkPlan;
 use super::start::Started;
@@ -25,6 +25,7 @@ use std::time::Duration;
 use tidemill_connectors::kafka::{ChangeRecord, GoOn, SinkProducer};
 use tidemill_connectors::lake::{Changelog, ChangelogOptions, LakeError, TextForm};
 use tidemill_core::bodies::BodyCache;
+use tidemill_core::edge::parse_ms;
 use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::sink::{Action, End, Failure, Finish, Sink, SinkSettings, Transaction, What};
 use tidemill_core::store::{SharedStore, StoreError};
