@@ -230,7 +230,17 @@ pub(super) fn scan_live(
     also_deleted: Option<&RoaringBitmap>,
     each: EachBatch<'_>,
 ) -> Result<(), LakeError> {
-    let live = file.live(also_deleted);
+    scan_positions(io, file, columns, file.live(also_deleted), each)
+}
+
+/// Reads rows of a data file by their positions, which ascend.
+pub(super) fn scan_positions(
+    io: &Io,
+    file: &DataFile,
+    columns: Option<&[usize]>,
+    live: Vec<u32>,
+    each: EachBatch<'_>,
+) -> Result<(), LakeError> {
     if live.is_empty() {
         return Ok(());
     }

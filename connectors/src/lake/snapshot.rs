@@ -6,7 +6,7 @@
 //! from a body in the lake, the index of that source table). A later snapshot takes over what it shares
 //! with an earlier one.
 
-use super::files::{Files, Stored as StoredTable, batch_keys, load, read_index, scan_live};
+use super::files::{Files, Stored as StoredTable, batch_keys, load, read_index, scan_positions};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
@@ -21,12 +21,14 @@ use tidemill_core::edge::SharedEdge;
 use tidemill_core::log;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::view::{EachRow, Share, Stored, ViewError};
+use tidemill_core::view::{EachRow, Portion, Share, Stored, ViewError};
 use tidemill_core::writer::Bodied;
 use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
 
 /// Rows of the tail whose texts are made at once.
 const CHUNK_ROWS: usize = 1024;
+/// Rows of a file that several read a part of.
+const DIVIDED_ROWS: usize = 4096;
 /// Their texts.
 const CHUNK_TEXT_BYTES: u64 = 16 << 20;
 
@@ -218,9 +220,20 @@ impl Snapshot {
         share: Share,
         each: &mut dyn FnMut(Vec<Value>) -> ControlFlow<()>,
     ) -> Result<(), LakeError> {
+        self.read(table, form, columns, Portion::Keys(share), each)
+    }
+
+    fn read(
+        &self,
+        table: &str,
+        form: TextForm,
+        columns: Option<&[usize]>,
+        portion: Portion,
+        each: &mut dyn FnMut(Vec<Value>) -> ControlFlow<()>,
+    ) -> Result<(), LakeError> {
         let table = self.table(table)?;
         let all: Vec<usize> = (0..self.options.schemas[table].columns.len()).collect();
-        let reading = Reading { snapshot: self, table, form, columns: columns.unwrap_or(&all), share };
+        let reading = Reading { snapshot: self, table, form, columns: columns.unwrap_or(&all), portion };
         match reading.lake(each)? {
             ControlFlow::Continue(()) => reading.tail(each),
             ControlFlow::Break(()) => Ok(()),
@@ -272,11 +285,11 @@ impl Stored for Snapshot {
         &self,
         table: &str,
         columns: Option<&[usize]>,
-        share: Share,
+        portion: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         let mut ended = Ok(());
-        self.for_each_row(table, TextForm::Handles, columns, share, &mut |row| {
+        self.read(table, TextForm::Handles, columns, portion, &mut |row| {
             ended = each(row);
             if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
@@ -316,7 +329,7 @@ struct Reading<'a> {
     table: usize,
     form: TextForm,
     columns: &'a [usize],
-    share: Share,
+    portion: Portion,
 }
 
 type Each<'e> = &'e mut dyn FnMut(Vec<Value>) -> ControlFlow<()>;
@@ -328,13 +341,18 @@ impl Reading<'_> {
 
     fn lake(&self, each: Each<'_>) -> Result<ControlFlow<()>, LakeError> {
         let mut read: Vec<usize> = self.columns.to_vec();
-        read.extend(self.schema().key_places());
-        read.sort_unstable();
-        read.dedup();
+        let wants_keys = self.wants_keys();
+        if wants_keys {
+            read.extend(self.schema().key_places());
+            read.sort_unstable();
+            read.dedup();
+        }
         let mut flow = ControlFlow::Continue(());
-        for file in self.snapshot.base_files(self.table)?.data.values() {
-            scan_live(&self.snapshot.io, file, Some(&read), None, &mut |_, batch| {
-                flow = self.batch(&read, &batch, each)?;
+        for (number, file) in &self.snapshot.base_files(self.table)?.data {
+            let live = portion_of(self.portion, *number, file.live(None));
+            scan_positions(&self.snapshot.io, file, Some(&read), live, &mut |_, batch| {
+                let keys = wants_keys.then(|| batch_keys(self.schema(), &batch, &read)).transpose()?;
+                flow = self.batch(&read, &batch, keys, each)?;
                 Ok(flow)
             })?;
             if flow.is_break() {
@@ -344,16 +362,28 @@ impl Reading<'_> {
         Ok(flow)
     }
 
+    /// Whether it takes a row's key to know if the row is wanted.
+    fn wants_keys(&self) -> bool {
+        let touched = &self.snapshot.fold.tables[self.table].keys;
+        !touched.is_empty() || matches!(self.portion, Portion::Keys(share) if share != Share::ALL)
+    }
+
+    /// Whether a key is in the portion, where it goes by keys.
+    fn holds(&self, key: Digest) -> bool {
+        if let Portion::Keys(share) = self.portion { share.holds(key) } else { true }
+    }
+
     fn batch(
         &self,
         read: &[usize],
         batch: &RecordBatch,
+        keys: Option<Vec<Digest>>,
         each: Each<'_>,
     ) -> Result<ControlFlow<()>, LakeError> {
         let touched = &self.snapshot.fold.tables[self.table].keys;
-        let keys = batch_keys(self.schema(), batch, read)?;
-        for (row, key) in keys.into_iter().enumerate() {
-            if !self.share.holds(key) || touched.contains_key(&key) {
+        for row in 0..batch.num_rows() {
+            let key = keys.as_ref().map(|keys| keys[row]);
+            if key.is_some_and(|key| !self.holds(key) || touched.contains_key(&key)) {
                 continue;
             }
             let values = self.columns.iter().map(|column| {
@@ -402,13 +432,14 @@ impl Reading<'_> {
             )?),
         };
         let keys = &snapshot.fold.tables[self.table].keys;
+        let (Portion::Keys(share) | Portion::Any(share)) = self.portion;
         let mut chunk = Vec::new();
         let mut bytes = 0;
         for (number, segment, section) in snapshot.fold.sections(&self.schema().name) {
             for (place, change) in context.changes(self.table, segment, section)?.into_iter().enumerate() {
                 let current = keys.get(&change.key).and_then(|folded| folded.current);
                 let here = current.is_some_and(|at| (at.segment, at.place) == (number, place as u32));
-                if !here || !self.share.holds(change.key) {
+                if !here || !share.holds(change.key) {
                     continue;
                 }
                 let values: Vec<Value> = self.columns.iter().map(|c| change.values[*c].clone()).collect();
@@ -442,6 +473,17 @@ impl Reading<'_> {
         }
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// A portion of a file's positions. A small file is read by one alone, of a large one each reads a run.
+fn portion_of(portion: Portion, number: u32, mut live: Vec<u32>) -> Vec<u32> {
+    let Portion::Any(share) = portion else { return live };
+    if live.len() < DIVIDED_ROWS {
+        return if number as usize % share.of == share.number { live } else { Vec::new() };
+    }
+    let [from, to] = [share.number, share.number + 1].map(|part| live.len() * part / share.of);
+    live.truncate(to);
+    live.split_off(from)
 }
 
 fn text_bytes(value: &Value) -> u64 {
@@ -490,4 +532,22 @@ pub(super) async fn tail(store: &SharedStore, root: &Root) -> Result<Vec<Root>, 
         roots.push(root.clone());
     }
     Ok(roots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_position_of_a_file_is_in_one_portion() {
+        for rows in [0, 1, 7, DIVIDED_ROWS - 1, DIVIDED_ROWS, 3 * DIVIDED_ROWS + 1] {
+            let live: Vec<u32> = (0..rows as u32).map(|n| 2 * n).collect();
+            for of in 1..5 {
+                let part = |number| portion_of(Portion::Any(Share { number, of }), 7, live.clone());
+                assert_eq!((0..of).flat_map(part).collect::<Vec<u32>>(), live, "{rows} rows for {of}");
+            }
+            let keys = Portion::Keys(Share { number: 1, of: 2 });
+            assert_eq!(portion_of(keys, 7, live.clone()), live, "keys decide, not positions");
+        }
+    }
 }

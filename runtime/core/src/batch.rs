@@ -6,7 +6,7 @@
 use crate::builder::Builder;
 use crate::program::Program;
 use crate::segment::ChangeBatch;
-use crate::view::{Share, Stored, ViewError};
+use crate::view::{Portion, Share, Stored, ViewError};
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -31,7 +31,7 @@ pub fn recompute(
     timely::execute::execute_directly(move |worker| {
         let schemas: Arc<[TableSchema]> = program.tables().into();
         let mut wired = worker.dataflow::<Epoch, _, _>(|scope| {
-            let (wired, _tokens) = Builder::new(scope, schemas.clone(), models).wire(&*program);
+            let (wired, _tokens) = Builder::new(scope, schemas.clone(), models, None).wire(&*program);
             wired
         });
         for (stream, batch) in words.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -39,7 +39,7 @@ pub fn recompute(
                 input.feed(batch);
             }
         }
-        let restored = wired.results.as_mut().map(|input| input.restore(&*results, Share::ALL));
+        let restored = wired.results.as_mut().map(|input| input.restore(&*results, Portion::Any(Share::ALL)));
         // Dropping the inputs says that nothing more will come.
         wired.words.clear();
         (wired.results, wired.rejects) = (None, None);

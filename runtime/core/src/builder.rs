@@ -6,9 +6,10 @@
 
 use crate::model::{Outcome, Request, ResultRow, TextDigest};
 use crate::program::Program;
+use crate::seal::Restored;
 use crate::segment::{ChangeBatch, Updates};
 use crate::source::{RejectRow, SourceRow, Word};
-use crate::view::{Share, Stored, ViewError};
+use crate::view::{Portion, Stored, ViewError};
 use crate::words::{read_columns, read_word};
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
 use hashbrown::HashMap;
@@ -22,6 +23,7 @@ use tidemill_types::{
 };
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::vec::Filter;
 use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle, Scope, Stream};
 
@@ -29,8 +31,8 @@ use timely::dataflow::{InputHandle, ProbeHandle, Scope, Stream};
 pub(crate) trait FlowInput {
     /// Feeds a batch of the input's own type at the current epoch.
     fn feed(&mut self, batch: Box<dyn Any + Send>);
-    /// Feeds this worker's share of what is stored.
-    fn restore(&mut self, stored: &dyn Stored, share: Share) -> Result<(), ViewError>;
+    /// Feeds this worker's portion of what is stored: the flow itself brings rows to where they belong.
+    fn restore(&mut self, stored: &dyn Stored, portion: Portion) -> Result<(), ViewError>;
     /// No more will come below this epoch.
     fn advance_to(&mut self, epoch: Epoch);
 }
@@ -51,9 +53,9 @@ impl<T: SourceRow> FlowInput for WordsInput<T> {
         words.into_iter().for_each(|word| self.handle.send(word));
     }
 
-    fn restore(&mut self, stored: &dyn Stored, share: Share) -> Result<(), ViewError> {
+    fn restore(&mut self, stored: &dyn Stored, portion: Portion) -> Result<(), ViewError> {
         let (table, handle) = (&self.state_table, &mut self.handle);
-        stored.for_each_row(table, Some(&read_columns::<T>()), share, &mut |values| {
+        stored.for_each_row(table, Some(&read_columns::<T>()), portion, &mut |values| {
             handle.send(read_word::<T>(&values).map_err(|e| ViewError(format!("{table}: {e}")))?);
             Ok(())
         })
@@ -75,12 +77,12 @@ impl ResultsInput {
     fn restore_table(
         &mut self,
         stored: &dyn Stored,
-        share: Share,
+        portion: Portion,
         table: &str,
         failures: bool,
     ) -> Result<(), ViewError> {
         let (epoch, models, handle) = (*self.handle.time(), &self.models, &mut self.handle);
-        stored.for_each_row(table, None, share, &mut |values| {
+        stored.for_each_row(table, None, portion, &mut |values| {
             let row = read_result(&values, models, failures);
             handle.send((row.map_err(|e| ViewError(format!("{table}: {e}")))?, epoch, 1));
             Ok(())
@@ -95,10 +97,10 @@ impl FlowInput for ResultsInput {
         rows.into_iter().for_each(|row| self.handle.send((row, epoch, 1)));
     }
 
-    fn restore(&mut self, stored: &dyn Stored, share: Share) -> Result<(), ViewError> {
+    fn restore(&mut self, stored: &dyn Stored, portion: Portion) -> Result<(), ViewError> {
         let (embeddings, failures) = (self.embeddings.clone(), self.failures.clone());
-        self.restore_table(stored, share, &embeddings, false)?;
-        self.restore_table(stored, share, &failures, true)
+        self.restore_table(stored, portion, &embeddings, false)?;
+        self.restore_table(stored, portion, &failures, true)
     }
 
     fn advance_to(&mut self, epoch: Epoch) {
@@ -116,7 +118,7 @@ impl FlowInput for RejectsInput {
     }
 
     /// Rejects are appended to; nothing in the flow depends on the old ones.
-    fn restore(&mut self, _: &dyn Stored, _: Share) -> Result<(), ViewError> {
+    fn restore(&mut self, _: &dyn Stored, _: Portion) -> Result<(), ViewError> {
         Ok(())
     }
 
@@ -184,13 +186,20 @@ pub struct Builder<'s> {
     scope: Scope<'s, Epoch>,
     schemas: Arc<[TableSchema]>,
     models: Arc<[ModelId]>,
+    /// What the flow is filled with at a start; `None`: it begins with nothing.
+    restored: Option<Restored>,
     wired: Wired,
     tokens: Vec<Stream<'s, Epoch, Vec<()>>>,
 }
 
 impl<'s> Builder<'s> {
     /// A builder for a program's flow in a scope.
-    pub(crate) fn new(scope: Scope<'s, Epoch>, schemas: Arc<[TableSchema]>, models: Arc<[ModelId]>) -> Self {
+    pub(crate) fn new(
+        scope: Scope<'s, Epoch>,
+        schemas: Arc<[TableSchema]>,
+        models: Arc<[ModelId]>,
+        restored: Option<Restored>,
+    ) -> Self {
         let wired = Wired {
             words: BTreeMap::new(),
             results: None,
@@ -199,7 +208,7 @@ impl<'s> Builder<'s> {
             pending: PendingShare::default(),
             pending_probe: ProbeHandle::new(),
         };
-        Self { scope, schemas, models, wired, tokens: Vec::new() }
+        Self { scope, schemas, models, restored, wired, tokens: Vec::new() }
     }
 
     /// Builds a program's flow; gives its parts and one token stream a table.
@@ -294,7 +303,11 @@ impl<'s> Builder<'s> {
         self.wired.tables.push((place, Box::new(TypedBuffer(buffer.clone()))));
         let by_key =
             Exchange::new(move |(row, _, _): &(R, Epoch, isize)| row_key(&schemas[place], row).low64());
-        let token = rows.inner.unary::<Tokens, _, _, _>(by_key, "table", move |_, _| {
+        // What the flow is filled with is stored: unless it is made anew, nobody asks for it again.
+        let filled = self.restored.as_ref().filter(|restored| !restored.recomputes(place));
+        let new_from = filled.map_or(0, |restored| restored.epoch + 1);
+        let new = rows.inner.filter(move |(_, epoch, _)| *epoch >= new_from);
+        let token = new.unary::<Tokens, _, _, _>(by_key, "table", move |_, _| {
             move |input, _| {
                 input.for_each_stamp(|_, batches| {
                     let mut buffer = buffer.borrow_mut();

@@ -63,6 +63,13 @@ pub(crate) struct Restored {
     pub(crate) recompute: Option<Vec<usize>>,
 }
 
+impl Restored {
+    /// Whether a table's rows are recomputed.
+    pub(crate) fn recomputes(&self, place: usize) -> bool {
+        self.recompute.as_ref().is_some_and(|all| all.contains(&place))
+    }
+}
+
 pub(crate) struct Seal {
     pub(crate) worker: usize,
     pub(crate) tables: Vec<(usize, Box<dyn TableBuffer>)>,
@@ -75,9 +82,6 @@ impl Seal {
     /// The draft of an epoch; `None` if there is nothing in it.
     fn draft(&self, epoch: Epoch) -> Option<SegmentDraft> {
         if epoch <= self.restored.epoch {
-            if self.restored.recompute.is_none() {
-                self.tables.iter().for_each(|(_, buffer)| drop(buffer.take(epoch)));
-            }
             return None;
         }
         let mut tables: Vec<(usize, Box<dyn ChangeBatch>)> = Vec::new();
@@ -99,9 +103,7 @@ impl Seal {
 
     fn add_restored(&self, tables: &mut Vec<(usize, Box<dyn ChangeBatch>)>) {
         for (place, buffer) in &self.tables {
-            let filled = buffer.take(self.restored.epoch);
-            let recompute = self.restored.recompute.as_ref().is_some_and(|all| all.contains(place));
-            tables.extend(filled.filter(|_| recompute).map(|changes| (*place, changes)));
+            tables.extend(buffer.take(self.restored.epoch).map(|changes| (*place, changes)));
         }
     }
 

@@ -86,19 +86,28 @@ impl Share {
     }
 }
 
+/// The rows of a table that are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Portion {
+    /// Those whose keys lie in a share.
+    Keys(Share),
+    /// One of so many portions of which each row is in one. Which is up to whoever reads: whatever is quickest.
+    Any(Share),
+}
+
 /// Takes a row; an error ends the reading.
 pub type EachRow<'e> = &'e mut dyn FnMut(Vec<Value>) -> Result<(), ViewError>;
 
 /// The tables of one committed epoch, as a starting worker or a reader sees them.
 pub trait Stored: Send + Sync {
-    /// Hands out the rows of a table whose keys lie in a share, one by one and in no order. `columns` are
-    /// places in ascending order; `None` is all. Texts come as handles: a body's length and digest, an
+    /// Hands out a portion of a table's rows, one by one and in no order. `columns` are places in ascending
+    /// order; `None` is all. Texts come as handles: a body's length and digest, an
     /// extracted text's identity (`origin` is not restored).
     fn for_each_row(
         &self,
         table: &str,
         columns: Option<&[usize]>,
-        share: Share,
+        portion: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError>;
 }

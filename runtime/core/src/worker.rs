@@ -15,7 +15,7 @@ use crate::model::{Request, ResultRow, TextDigest};
 use crate::program::Program;
 use crate::seal::{Collected, Pinned, Report, Restored, Seal, Upload, collect};
 use crate::source::SourceBatch;
-use crate::view::{Share, Stored};
+use crate::view::{Portion, Share, Stored};
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
@@ -210,7 +210,7 @@ fn build(
     let restored = Restored { epoch: plan.claim, recompute: plan.changed.then_some(derived) };
     let index = worker.index();
     let (wired, reports) = worker.dataflow::<Epoch, _, _>(|scope| {
-        let builder = Builder::new(scope, plan.schemas.clone(), plan.models.clone());
+        let builder = Builder::new(scope, plan.schemas.clone(), plan.models.clone(), Some(restored.clone()));
         let (mut wired, tokens) = builder.wire(&*plan.program);
         let seal = Seal {
             worker: index,
@@ -264,7 +264,7 @@ impl Running {
         let (epoch, stored) = (self.epoch, self.plan.stored.clone());
         for input in self.inputs() {
             input.advance_to(epoch);
-            input.restore(&*stored, share).map_err(|error| error.to_string())?;
+            input.restore(&*stored, Portion::Any(share)).map_err(|error| error.to_string())?;
         }
         self.reports.advance_to(epoch);
         self.open(epoch + 1);

@@ -40,7 +40,7 @@ use tidemill_core::model::{Done, Outcome};
 use tidemill_core::reader::{self, Next, Reader, ToWorker};
 use tidemill_core::source::{Polled, RawRecord, RawValue, RecordSink, Source, SourceError};
 use tidemill_core::store::SharedStore;
-use tidemill_core::view::{EachRow, Share, Stored, View, ViewError};
+use tidemill_core::view::{EachRow, Portion, Share, Stored, View, ViewError};
 use tidemill_core::worker::{self, Plan, WorkerShare};
 use tidemill_core::writer::{
     Claim, Claimed, Collector, CommitWatch, Commits, Due, PublicationWatch, Publishing, Retention, Sweeper,
@@ -452,7 +452,7 @@ impl Stored for Held {
         &self,
         table: &str,
         columns: Option<&[usize]>,
-        _: Share,
+        _: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         for row in self.0.get(table).into_iter().flatten() {

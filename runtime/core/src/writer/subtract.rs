@@ -4,7 +4,7 @@
 //! Where some stored rows are not there any more, they are read once again: they go with their values.
 
 use crate::segment::ChangeBatch;
-use crate::view::{Share, Stored, ViewError};
+use crate::view::{Portion, Share, Stored, ViewError};
 use std::collections::HashMap;
 use tidemill_types::{Cell, Digest, TableSchema, Value, row_digest};
 
@@ -43,7 +43,7 @@ pub(super) fn difference(
     share: Share,
 ) -> Result<Vec<(Vec<Value>, i64)>, ViewError> {
     let mut only_stored: HashMap<Digest, i64> = HashMap::new();
-    stored.for_each_row(table, None, share, &mut |row| {
+    stored.for_each_row(table, None, Portion::Keys(share), &mut |row| {
         *only_stored.entry(digest_of(&row)).or_default() += 1;
         Ok(())
     })?;
@@ -61,7 +61,7 @@ pub(super) fn difference(
         });
     }
     if !only_stored.is_empty() {
-        stored.for_each_row(table, None, share, &mut |row| {
+        stored.for_each_row(table, None, Portion::Keys(share), &mut |row| {
             let digest = digest_of(&row);
             if let Some(count) = only_stored.remove(&digest) {
                 only_recomputed.add(digest, row, -count);

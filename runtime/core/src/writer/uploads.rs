@@ -11,7 +11,7 @@ use crate::program::Program;
 use crate::seal::{Upload, Uploaded};
 use crate::segment::{Encoded, SegmentDraft, encode};
 use crate::store::{SharedStore, StoreError};
-use crate::view::{Share, Stored, ViewError};
+use crate::view::{Portion, Share, Stored, ViewError};
 use bytes::Bytes;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -121,7 +121,7 @@ impl Uploads {
                 continue;
             }
             let mut old: Vec<(Vec<Value>, i64)> = Vec::new();
-            back.tables.for_each_row(&schema.name, None, share, &mut |row| {
+            back.tables.for_each_row(&schema.name, None, Portion::Keys(share), &mut |row| {
                 old.push((row, 1));
                 Ok(())
             })?;

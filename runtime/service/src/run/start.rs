@@ -19,7 +19,7 @@ use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::program::Program;
 use tidemill_core::source::SourceFactory;
 use tidemill_core::store::SharedStore;
-use tidemill_core::view::{EachRow, Share, Stored, View, ViewError};
+use tidemill_core::view::{EachRow, Portion, Stored, View, ViewError};
 use tidemill_core::writer::{
     Back, Claim, ClaimError, Claimed, Collector, Retention, Standing, claim_store, idle_max_us, kept_root,
 };
@@ -80,12 +80,12 @@ impl Stored for StoredAtStart {
         &self,
         table: &str,
         columns: Option<&[usize]>,
-        share: Share,
+        portion: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         let snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match snapshot {
-            Some(snapshot) => Stored::for_each_row(&*snapshot, table, columns, share, each),
+            Some(snapshot) => Stored::for_each_row(&*snapshot, table, columns, portion, each),
             None => Err(ViewError("what was stored at the start is asked for after the first commit".into())),
         }
     }
@@ -151,12 +151,12 @@ impl Stored for Filling {
         &self,
         table: &str,
         columns: Option<&[usize]>,
-        share: Share,
+        portion: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         match self.back.as_ref().filter(|back| back.restored.iter().any(|restored| restored == table)) {
-            Some(back) => back.tables.for_each_row(table, columns, share, each),
-            None => self.stored.for_each_row(table, columns, share, each),
+            Some(back) => back.tables.for_each_row(table, columns, portion, each),
+            None => self.stored.for_each_row(table, columns, portion, each),
         }
     }
 }
