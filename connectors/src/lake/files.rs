@@ -31,6 +31,11 @@ pub(super) struct DataFile {
 }
 
 impl DataFile {
+    /// How many rows are live.
+    pub fn live_rows(&self) -> u64 {
+        u64::from(self.rows) - self.deleted.len()
+    }
+
     /// The positions that are live, in ascending order, apart from those of `also`.
     pub fn live(&self, also: Option<&RoaringBitmap>) -> Vec<u32> {
         let gone = |position: &u32| {
@@ -63,7 +68,7 @@ pub(super) struct Files {
 impl Files {
     /// Live rows.
     pub fn rows(&self) -> u64 {
-        self.data.values().map(|file| file.rows as u64 - file.deleted.len()).sum()
+        self.data.values().map(|file| file.live_rows()).sum()
     }
 
     /// Bytes of data and delete files.
@@ -277,55 +282,61 @@ pub(super) fn batch_keys(
     Ok(keys)
 }
 
-/// Reads the key columns of all data files, several at a time: where each live row stands. Two rows of
-/// one key are an error.
+/// Reads the key columns of all data files: where each live row stands. Two rows of one key are an error.
 pub(super) fn read_index(io: &Io, schema: &TableSchema, files: &Files) -> Result<KeyIndex, LakeError> {
-    if io.threads == 1 {
-        let mut index = KeyIndex::default();
-        for (number, file) in &files.data {
+    let mut index = KeyIndex::default();
+    read_keys_of(io, schema, files, |_| true, &mut index)?;
+    Ok(index)
+}
+
+/// Adds where each live row of the files that are wanted stands, several files at a time. A key that is there already
+/// is an error.
+pub(super) fn read_keys_of(
+    io: &Io,
+    schema: &TableSchema,
+    files: &Files,
+    wanted: impl Fn(u32) -> bool,
+    index: &mut KeyIndex,
+) -> Result<(), LakeError> {
+    let of: Vec<(u32, &Arc<DataFile>)> =
+        files.data.iter().filter(|(number, _)| wanted(**number)).map(|(n, file)| (*n, file)).collect();
+    let readers = READERS.min(io.threads).min(of.len());
+    if readers <= 1 {
+        for (number, file) in of {
             let mut filled = Ok(());
             read_keys(io, schema, file, &mut |keys| {
-                filled = add_keys(&mut index, files, *number, keys);
+                filled = add_keys(index, files, number, keys);
                 filled.is_ok()
             })?;
             filled?;
         }
-        return Ok(index);
+        return Ok(());
     }
-    let waiting = Mutex::new(files.data.iter());
+    let waiting = Mutex::new(of.into_iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let (send, receive) = mpsc::sync_channel(READERS);
+    let (send, receive) = mpsc::sync_channel::<(u32, Result<Keys, LakeError>)>(READERS);
     std::thread::scope(|scope| {
-        for _ in 0..READERS.min(io.threads).min(files.data.len()) {
+        for _ in 0..readers {
             let (send, next) = (send.clone(), &next);
             scope.spawn(move || {
                 while let Some((number, file)) = next() {
-                    let read =
-                        read_keys(io, schema, file, &mut |keys| send.send((*number, Ok(keys))).is_ok());
+                    let read = read_keys(io, schema, file, &mut |keys| send.send((number, Ok(keys))).is_ok());
                     if let Err(error) = read {
                         // The receiver is gone only if it met an error of its own.
-                        let _ = send.send((*number, Err(error)));
+                        let _ = send.send((number, Err(error)));
                     }
                 }
             });
         }
         drop(send);
-        collect_index(receive, files)
+        for (file, keys) in receive {
+            add_keys(index, files, file, keys?)?;
+        }
+        Ok(())
     })
 }
 
 type Keys = Vec<(Digest, u32)>;
-
-fn collect_index(
-    receive: mpsc::Receiver<(u32, Result<Keys, LakeError>)>,
-    files: &Files,
-) -> Result<KeyIndex, LakeError> {
-    let mut index = KeyIndex::default();
-    for (file, keys) in receive {
-        add_keys(&mut index, files, file, keys?)?;
-    }
-    Ok(index)
-}
 
 fn add_keys(index: &mut KeyIndex, files: &Files, file: u32, keys: Keys) -> Result<(), LakeError> {
     for (key, position) in keys {

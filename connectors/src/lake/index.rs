@@ -26,6 +26,12 @@ impl From<Digest> for Packed {
     }
 }
 
+impl From<Packed> for Digest {
+    fn from(Packed([high, low]): Packed) -> Self {
+        Self(u128::from(high) << 64 | u128::from(low))
+    }
+}
+
 const SHARDS: usize = 16;
 
 /// The places of a table's rows by key.
@@ -63,7 +69,12 @@ impl KeyIndex {
         self.shards[shard(key)].remove(&key)
     }
 
-    #[cfg(test)]
+    /// All entries, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Digest, Place)> + '_ {
+        self.shards.iter().flatten().map(|(key, place)| (Digest::from(*key), *place))
+    }
+
+    /// How many entries there are.
     pub fn len(&self) -> usize {
         self.shards.iter().map(HashMap::len).sum()
     }

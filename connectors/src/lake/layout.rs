@@ -5,7 +5,7 @@
 //! metadata file is called `<generation>-<uuid>.metadata.json`, because Iceberg's tools parse that name
 //! as `<i32>-<uuid>`; its epoch stands in the first 48 bits of the UUID, which is of version 8 (layout
 //! free) for that reason. The UUID in the name of a data or delete file is of version 8 too and is the
-//! digest of its bytes, so that the name alone tells whether the file is whole.
+//! digest of its bytes, so that the name alone tells whether the file is whole; so is that of the checkpoint of an index.
 
 use super::LakeError;
 use tidemill_types::Digest;
@@ -34,6 +34,10 @@ impl Names<'_> {
         format!("tables/{}/data/{}{DELETES}", self.table, self.stem(content_id(body)))
     }
 
+    pub fn index(&self, body: &[u8]) -> String {
+        format!("tables/{}/metadata/{}{INDEX}", self.table, self.stem(content_id(body)))
+    }
+
     pub fn data_manifest(&self, uuid: Uuid) -> String {
         format!("tables/{}/metadata/{}-m0.avro", self.table, self.stem(uuid))
     }
@@ -59,16 +63,18 @@ fn content_id(body: &[u8]) -> Uuid {
     uuid::Builder::from_custom_bytes(Digest::of(body).to_bytes()).into_uuid()
 }
 
-/// Whether a data or delete file holds what its name says; `None` if the name does not say it.
+/// Whether a data or delete file, or the checkpoint of an index, holds what its name says; `None` if the name does not say it.
 pub(super) fn is_whole(name: &str, body: &[u8]) -> Option<bool> {
     let file = name.rsplit('/').next()?;
-    let stem = file.strip_suffix(DELETES).or_else(|| file.strip_suffix(".parquet"))?;
+    let stem = [DELETES, ".parquet", INDEX].iter().find_map(|end| file.strip_suffix(end))?;
     let uuid: Uuid = stem.splitn(3, '-').nth(2)?.parse().ok()?;
     (uuid.get_version_num() == 8).then(|| uuid == content_id(body))
 }
 
 /// How the names of delete files end.
 const DELETES: &str = "-deletes.parquet";
+/// How the names of checkpoints of indexes end.
+const INDEX: &str = "-index.arrows";
 /// How the names of metadata files end.
 const METADATA: &str = ".metadata.json";
 /// Bytes of an epoch in a metadata file's UUID.
@@ -130,6 +136,7 @@ mod tests {
         let all = [
             names.data(b"rows"),
             names.deletes(b"positions"),
+            names.index(b"places"),
             names.data_manifest(id),
             names.delete_manifest(id),
             names.manifest_list(id),
@@ -146,7 +153,7 @@ mod tests {
     #[test]
     fn the_name_of_a_data_file_tells_whether_it_is_whole() {
         let names = Names { table: "raw.calls", epoch: 7, generation: 3 };
-        for name in [names.data(b"bytes"), names.deletes(b"bytes")] {
+        for name in [names.data(b"bytes"), names.deletes(b"bytes"), names.index(b"bytes")] {
             assert_eq!((is_whole(&name, b"bytes"), is_whole(&name, b"bytez")), (Some(true), Some(false)));
         }
         let older = format!("tables/raw.calls/data/{}.parquet", names.stem(Uuid::from_u128(5)));

@@ -23,6 +23,7 @@
 //! All of it blocks, on a thread that is not an async runtime's: I/O goes through the handle of one.
 
 mod changelog;
+mod checkpoint;
 mod commit;
 mod compact;
 mod data_file;

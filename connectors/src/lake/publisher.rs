@@ -4,11 +4,12 @@
 //! anything in memory changes; if the store fails midway, what was written are orphans of this
 //! generation, and the next call begins anew from the same state.
 
+use super::checkpoint::{self, Covered, Opened};
 use super::commit::{Commit, Delta, metadata_digest};
 use super::compact::compact;
 use super::data_file::BatchBuilder;
 use super::draft::{FileSink, Ids, Making, TableDraft, Uploads};
-use super::files::{Files, Stored, listed, load, read_index};
+use super::files::{Files, Stored, listed, load};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
@@ -99,6 +100,7 @@ struct Table {
     published: Option<PublishedTable>,
     files: Files,
     index: KeyIndex,
+    covered: Covered,
     moved: bool,
 }
 
@@ -113,6 +115,7 @@ struct Staged {
     metadata: TableMetadata,
     published: PublishedTable,
     files: Files,
+    covered: Covered,
     moves: Vec<(Digest, Option<Place>)>,
     delta: Delta,
 }
@@ -141,8 +144,8 @@ pub struct LakePublisher {
 }
 
 impl LakePublisher {
-    /// Reads the state of the publication that `base` names, or begins with empty tables. Reads the key
-    /// columns of all data files.
+    /// Reads the state of the publication that `base` names, or begins with empty tables. Reads the
+    /// checkpoints of the indexes, and the key columns of the data files that came since.
     pub fn open(options: LakeOptions, base: &Root) -> Result<Self, LakeError> {
         let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
         let tables = open_tables(&io, &options.schemas, base)?;
@@ -433,16 +436,17 @@ impl Table {
         published: Option<&PublishedTable>,
     ) -> Result<Self, LakeError> {
         let Some(published) = published else {
-            let (files, index) = (Files::default(), KeyIndex::default());
-            return Ok(Self { metadata: None, published: None, files, index, moved: false });
+            let (files, index, covered) = (Files::default(), KeyIndex::default(), Covered::default());
+            return Ok(Self { metadata: None, published: None, files, index, covered, moved: false });
         };
         let stored = load(io, location, schema, published)?;
-        let index = read_index(io, schema, &stored.files)?;
+        let Opened { index, covered } = checkpoint::open(io, schema, &stored.files, published)?;
         Ok(Self {
             metadata: Some(stored.metadata),
             published: Some(published.clone()),
             files: stored.files,
             index,
+            covered,
             moved: stored.moved,
         })
     }
@@ -457,6 +461,7 @@ impl Table {
         self.metadata = Some(staged.metadata);
         self.published = Some(staged.published);
         self.files = staged.files;
+        self.covered = staged.covered;
         self.moved = false;
     }
 }
@@ -505,7 +510,26 @@ impl TableWork<'_> {
         let read = compact(&publisher.io, &making, &mut draft, uploads, first_new, budget)?;
         draft.write_deletes(&making, uploads, table.moved)?;
         self.check(&draft)?;
-        Ok((self.commit(&names, draft, uploads)?, read))
+        let covered = self.checkpoint(&names, &draft, uploads)?;
+        Ok((self.commit(&names, draft, covered, uploads)?, read))
+    }
+
+    /// Makes another checkpoint of the index if the last one is outgrown.
+    fn checkpoint(
+        &self,
+        names: &Names<'_>,
+        draft: &TableDraft,
+        uploads: &mut Uploads,
+    ) -> Result<Covered, LakeError> {
+        let (table, files) = (self.current(), &draft.files);
+        if !table.covered.is_outgrown(files) {
+            return Ok(table.covered.clone());
+        }
+        let moved = draft.moves.iter().filter_map(|(key, place)| Some((*key, (*place)?)));
+        let body = checkpoint::encode(files, table.index.iter().chain(moved))?;
+        let name = names.index(&body);
+        uploads.put(name.clone(), body)?;
+        Ok(Covered { name: Some(name), files: files.data.keys().copied().collect() })
     }
 
     fn delete(&self, draft: &mut TableDraft) -> Result<(), LakeError> {
@@ -589,6 +613,7 @@ impl TableWork<'_> {
         &self,
         names: &Names<'_>,
         draft: TableDraft,
+        covered: Covered,
         uploads: &mut Uploads,
     ) -> Result<Staged, LakeError> {
         let (publisher, table) = (self.publisher, self.current());
@@ -619,9 +644,10 @@ impl TableWork<'_> {
             snapshot_id: committed.snapshot_id,
             rows: draft.files.rows(),
             metadata_digest: Some(digest.to_string()),
+            index: covered.name.clone(),
         };
         let (metadata, moves, delta) = (committed.metadata, draft.moves, draft.delta);
-        Ok(Staged { metadata, published, files: draft.files, moves, delta })
+        Ok(Staged { metadata, published, files: draft.files, covered, moves, delta })
     }
 
     fn contract(&self, problem: String) -> LakeError {
@@ -679,7 +705,9 @@ fn table_objects(
     let Some(schema) = schemas.iter().find(|schema| schema.name == *table) else {
         return Ok(BTreeSet::new());
     };
-    Ok(objects(&listed(io, io.store.location(), schema, published)?.0))
+    let mut objects = objects(&listed(io, io.store.location(), schema, published)?.0);
+    objects.extend(published.index.clone());
+    Ok(objects)
 }
 
 /// All objects of a published table, by name.

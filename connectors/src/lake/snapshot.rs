@@ -6,7 +6,8 @@
 //! from a body in the lake, the index of that source table). A later snapshot takes over what it shares
 //! with an earlier one.
 
-use super::files::{Files, Stored as StoredTable, batch_keys, load, read_index, scan_positions};
+use super::checkpoint;
+use super::files::{Files, Stored as StoredTable, batch_keys, load, scan_positions};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
@@ -311,9 +312,10 @@ impl Bodied for Snapshot {
 impl Lake for Snapshot {
     fn place(&self, table: usize, key: Digest) -> Result<Option<Place>, LakeError> {
         let schema = &self.options.schemas[table];
-        let index =
-            self.tables[table].index.get(|| read_index(&self.io, schema, &self.base_files(table)?))?;
-        Ok(index.get(key))
+        let base = &self.tables[table];
+        let Some(published) = &base.published else { return Ok(None) };
+        let read = || Ok(checkpoint::open(&self.io, schema, &self.base_files(table)?, published)?.index);
+        Ok(base.index.get(read)?.get(key))
     }
 
     fn file(&self, table: usize, number: u32) -> Option<FileRef> {

@@ -1,6 +1,7 @@
 //! Whether everything that a root names is in the store and fits together.
 
 use super::LakeError;
+use super::checkpoint;
 use super::commit::metadata_digest;
 use super::files::{DataFile, Stored, listed, load, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
@@ -9,7 +10,7 @@ use super::io::{FileRef, Io};
 use super::layout::{generation_of, is_whole};
 use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 
 /// Checks the segments of a root and of those after its publication, and the publication itself: the size
@@ -40,11 +41,12 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
             checking.found(told(error));
         }
     }
-    let mut seen = HashSet::new();
+    let (mut seen, mut indexes) = (HashSet::new(), BTreeSet::new());
     let mut files: BTreeMap<String, FileRef> = BTreeMap::new();
     for root in roots {
         let tables = root.published.iter().flat_map(|published| &published.tables);
         for (name, published) in tables {
+            indexes.extend(&published.index);
             let schema = options.schemas.iter().find(|schema| schema.name == *name);
             let Some(schema) = schema.filter(|_| seen.insert(&published.metadata_location)) else { continue };
             match listed(&checking.io, &root.location, schema, published) {
@@ -60,6 +62,14 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
     }
     for file in files.values() {
         checking.is_whole(file);
+    }
+    for name in indexes {
+        let whole = checking.io.get(name).map(|body| is_whole(name, &body) == Some(true));
+        match whole {
+            Ok(true) => {}
+            Ok(false) => checking.found(checkpoint_told(format!("{name} is not what was written"))),
+            Err(error) => checking.found(checkpoint_told(error)),
+        }
     }
     let mut strangers: Vec<&String> =
         checking.sizes.keys().filter(|name| generation_of(name).is_none()).collect();
@@ -78,6 +88,15 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
 fn told(error: impl ToString) -> String {
     let text = error.to_string();
     if text.contains("restore") { text } else { format!("{text}; restore it from a copy of the store") }
+}
+
+/// What is wrong with the checkpoint of an index, and that nothing is lost by it.
+fn checkpoint_told(error: impl ToString) -> String {
+    format!(
+        "{}; it is the checkpoint of an index: a start reads the data files in its place; restore it from a copy of \
+         the store, or let a later publication replace it",
+        error.to_string()
+    )
 }
 
 fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
@@ -179,7 +198,14 @@ impl Checking<'_> {
             self.found(format!("table {} has {rows} rows, its root says {}", schema.name, published.rows));
         }
         match read_index(&self.io, schema, &stored.files) {
-            Ok(index) => Some(index),
+            Ok(index) => {
+                if let Some(name) = &published.index
+                    && let Err(error) = checkpoint::check(&self.io, &stored.files, name, &index)
+                {
+                    self.found(checkpoint_told(error));
+                }
+                Some(index)
+            }
             Err(error) => {
                 self.found(error.to_string());
                 None

@@ -256,6 +256,49 @@ fn a_copied_store_is_read_and_written_on_under_its_own_address() {
 }
 
 #[test]
+fn a_checkpoint_of_an_index_that_is_gone_or_damaged_loses_nothing_and_is_made_anew() {
+    let bench = Bench::new("memory://lake-checkpoint", 8);
+    let mut world = run(&bench, 80, true, false);
+    let checkpoints = |world: &World| -> Vec<String> {
+        let published = world.published.as_ref().unwrap();
+        published.tables.values().filter_map(|table| table.index.clone()).collect()
+    };
+    type Damage = fn(Vec<u8>) -> Option<Vec<u8>>;
+    let flip = |mut body: Vec<u8>| {
+        let middle = body.len() / 2;
+        body[middle] ^= 1;
+        Some(body)
+    };
+    let damages: [Damage; 3] = [|_| None, |body| Some(body[..body.len() / 2].to_vec()), flip];
+    for damage in damages {
+        let made = checkpoints(&world);
+        assert!(!made.is_empty());
+        for name in &made {
+            let body = bench.runtime.block_on(bench.store.get(name)).unwrap().to_vec();
+            match damage(body) {
+                Some(body) => bench.runtime.block_on(bench.store.put(name, body.into())).unwrap(),
+                None => bench.runtime.block_on(bench.store.delete(name)).unwrap(),
+            }
+        }
+        let newest = bench.commit(&mut world);
+        let problems = verify(&bench.snapshot_options(), &newest).unwrap();
+        let told = |name: &String| problems.iter().any(|p| p.contains(name) && p.contains("replace it"));
+        assert!(problems.len() == made.len() && made.iter().all(told), "{problems:?}");
+        bench.check(&world, newest.epoch);
+        let mut publisher = bench.publisher(bench.store.clone(), &newest);
+        for _ in 0..3 {
+            world.change();
+            publisher.committed(&bench.commit(&mut world));
+            world.published = publisher.publish().unwrap().or(world.published.take());
+        }
+        assert!(checkpoints(&world).iter().all(|name| !made.contains(name)), "each was replaced");
+        let root = bench.commit(&mut world);
+        bench.check(&world, root.epoch);
+        assert_eq!(verify(&bench.snapshot_options(), &root).unwrap(), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn garbage_is_what_the_newer_publication_no_longer_needs() {
     let bench = Bench::new("memory://lake-garbage", 9);
     let world = run(&bench, 40, false, false);

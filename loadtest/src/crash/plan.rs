@@ -122,6 +122,7 @@ fn lie(rng: &mut ChaCha8Rng) -> Lie {
         Step::Segment,
         Step::DataFile,
         Step::DeleteFile,
+        Step::Index,
         Step::Manifest,
         Step::Metadata,
     ];

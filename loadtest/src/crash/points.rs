@@ -29,6 +29,8 @@ pub enum Step {
     Manifest,
     /// A published table's metadata.
     Metadata,
+    /// The checkpoint of a published table's index.
+    Index,
     /// The hint of the newest root.
     Hint,
     /// The deletion of what is needed no more.
@@ -66,6 +68,7 @@ impl fmt::Display for Step {
             Step::DeleteFile => "delete file",
             Step::Manifest => "manifest",
             Step::Metadata => "metadata",
+            Step::Index => "index",
             Step::Hint => "hint",
             Step::Deletion => "deletion",
             Step::Listing => "listing",
@@ -93,6 +96,7 @@ impl Step {
             "catalog" => Some(if is_claim(body) { Step::Claim } else { Step::Root }),
             "tables" if name.ends_with("-deletes.parquet") => Some(Step::DeleteFile),
             "tables" if name.ends_with(".parquet") => Some(Step::DataFile),
+            "tables" if name.ends_with("-index.arrows") => Some(Step::Index),
             "tables" if name.ends_with(".metadata.json") => Some(Step::Metadata),
             "tables" => Some(Step::Manifest),
             _ => None,
@@ -191,6 +195,7 @@ mod tests {
                 format!("tables/raw.calls/data/00000000000000000007-g1-{uuid}-deletes.parquet"),
                 Step::DeleteFile,
             ),
+            (format!("tables/raw.calls/metadata/00000000000000000007-g1-{uuid}-index.arrows"), Step::Index),
             (format!("tables/raw.calls/metadata/00001-{uuid}.metadata.json"), Step::Metadata),
             (format!("tables/raw.calls/metadata/00000000000000000007-g1-{uuid}-m0.avro"), Step::Manifest),
         ] {

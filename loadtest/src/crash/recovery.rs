@@ -27,7 +27,8 @@ const START_PATIENCE: Duration = Duration::from_secs(600);
 /// The pause between two records of the light traffic.
 const PAUSE: Duration = Duration::from_millis(20);
 /// What the log of a start says, in this order.
-const PHASES: [&str; 4] = ["starting", "the store is claimed", "the lake is open", "ready"];
+const PHASES: [&str; 5] =
+    ["starting", "the store is claimed", "the lake is open", "the flow is filled", "ready"];
 
 /// The starts over one size.
 #[derive(Clone, PartialEq, Debug, Default)]

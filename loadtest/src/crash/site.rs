@@ -140,9 +140,9 @@ impl Site {
 
     /// All points at which a mill can be killed here.
     pub fn points(&self) -> Vec<Point> {
-        use Step::{Claim, DataFile, DeleteFile, Deletion, Manifest, Metadata, Root, Segment};
+        use Step::{Claim, DataFile, DeleteFile, Deletion, Index, Manifest, Metadata, Root, Segment};
         let mut points = Vec::new();
-        for step in [Claim, Root, Segment, DataFile, DeleteFile, Manifest, Metadata] {
+        for step in [Claim, Root, Segment, DataFile, DeleteFile, Index, Manifest, Metadata] {
             points.extend([Point(step, Moment::Before), Point(step, Moment::After)]);
         }
         points.push(Point(Deletion, Moment::After));

@@ -145,7 +145,7 @@ impl Watcher {
             "catalog" => vec![Step::Root, Step::Hint],
             "segments" => vec![Step::Segment],
             "data" => vec![Step::DataFile, Step::DeleteFile],
-            "metadata" => vec![Step::Manifest, Step::Metadata],
+            "metadata" => vec![Step::Index, Step::Manifest, Step::Metadata],
             _ => Vec::new(),
         }
     }

@@ -39,6 +39,8 @@ pub enum ToConductor {
 pub enum FromConductor {
     /// Every worker holds what is stored: from now on epochs are closed. Told once.
     Filled,
+    /// The flow has worked through what it was filled with.
+    Computed,
     /// An epoch was closed; microseconds of the run's stopwatch.
     Closed {
         /// The epoch.
@@ -82,6 +84,8 @@ pub(crate) struct Conductor {
     drain: bool,
     stopping: bool,
     filled: bool,
+    first: Epoch,
+    computed: bool,
     pending: (u64, u64),
     holds: bool,
 }
@@ -116,6 +120,8 @@ impl Conductor {
             drain: options.drain,
             stopping: false,
             filled: false,
+            first: options.first,
+            computed: false,
             pending: (0, 0),
             holds: false,
         }
@@ -144,6 +150,10 @@ impl Conductor {
         if self.phase != Phase::Left && self.statuses.iter().all(|status| status.filled) {
             if !std::mem::replace(&mut self.filled, true) {
                 self.tell_edge(FromConductor::Filled);
+            }
+            let computed = self.statuses.iter().all(|status| status.settled >= self.first);
+            if computed && !std::mem::replace(&mut self.computed, true) {
+                self.tell_edge(FromConductor::Computed);
             }
             self.advance_phase();
             let opened_at = self.driver.opened_at();

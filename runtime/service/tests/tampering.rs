@@ -37,6 +37,7 @@ fn referred_to(mill: &Mill, held: &Held) -> Vec<PathBuf> {
         let current = current.expect("a snapshot");
         let list = current["manifest-list"].as_str().expect("an address").trim_start_matches("file://");
         objects.extend([metadata, list.into()]);
+        objects.extend(published.tables[table].index.as_ref().map(|name| mill.store().join(name)));
     }
     objects
 }
@@ -73,7 +74,10 @@ fn whatever_is_missing_cut_short_or_changed_is_found_and_named() {
     assert_eq!(problems(&held), Vec::<String>::new());
     let objects = referred_to(&mill, &held);
     let named = |what: &str| objects.iter().filter(|path| path.to_string_lossy().contains(what)).count();
-    assert!(named("-deletes.parquet") > 0 && named("snap-") == 4, "{objects:?}");
+    assert!(
+        named("-deletes.parquet") > 0 && named("snap-") == 4 && named("-index.arrows") > 0,
+        "{objects:?}"
+    );
     for object in &objects {
         let name = object.file_name().expect("a name").to_string_lossy().to_string();
         for share in [2, 5, 8] {
@@ -120,12 +124,16 @@ fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() 
     let oldest =
         metadata.iter().find(|path| name_of(path).starts_with("00")).expect("the first metadata file");
     let manifest = metadata.iter().find(|path| name_of(path).contains("-m0.avro")).expect("a manifest");
+    let checkpoint = mill.objects("tables/_state.scores/metadata");
+    let checkpoint =
+        checkpoint.iter().find(|path| name_of(path).ends_with("-index.arrows")).expect("an index");
     let all = [
         roots[1].clone(),
         first("segments"),
         first("tables/evals.scores/data"),
         oldest.clone(),
         manifest.clone(),
+        checkpoint.clone(),
     ];
     for object in &all {
         let name = name_of(object);

@@ -166,6 +166,9 @@ pub struct PublishedTable {
     /// other; older roots lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata_digest: Option<String>,
+    /// The name of the checkpoint of the index from key to place, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
 }
 
 /// What stands between a root's fields and the digest at its end.

@@ -4,6 +4,7 @@ use super::clock::Stopwatch;
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::memory::MemoryWatch;
+use super::recovery::Recovery;
 use super::start::{Filling, Started, StoredAtStart};
 use crate::Error;
 use crate::config::Settings;
@@ -249,12 +250,14 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
 struct Committed {
     gauges: Arc<Gauges>,
     stored: Arc<StoredAtStart>,
+    recovery: Arc<Recovery>,
     stopwatch: Stopwatch,
 }
 
 impl CommitWatch for Committed {
     fn committed(&self, root: &Root) {
         self.stored.release();
+        self.recovery.committed();
         self.gauges.committed(root, (self.stopwatch)());
     }
 }
@@ -296,6 +299,7 @@ fn spawn_committer(
         watch: Arc::new(Committed {
             gauges: started.gauges.clone(),
             stored: started.stored.clone(),
+            recovery: started.recovery.clone(),
             stopwatch: started.stopwatch.clone(),
         }),
         standing: started.standing,
@@ -350,7 +354,11 @@ fn plan(started: &Started, launch: &Launch<'_>, abort: &Arc<AtomicBool>, paused:
         program,
         schemas: started.schemas.clone(),
         models: started.in_force.models.clone().into(),
-        stored: Arc::new(Filling { stored: started.stored.clone(), back: started.back.clone() }),
+        stored: Arc::new(Filling {
+            stored: started.stored.clone(),
+            back: started.back.clone(),
+            recovery: started.recovery.clone(),
+        }),
         claim: started.claim.epoch,
         changed: started.changed,
         upload: Arc::new(upload),

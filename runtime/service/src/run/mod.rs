@@ -23,6 +23,7 @@ mod measured;
 mod memory;
 mod newest;
 mod recomputing;
+mod recovery;
 mod sink_plan;
 mod sinking;
 mod sources;
@@ -44,6 +45,7 @@ use crate::config::ModelSettings;
 use asked::{Asked, GoingBack};
 use counted::Counted;
 use edge::Edge;
+use recovery::{Recovery, Step};
 use sinking::SinkHandle;
 use start::Started;
 use std::collections::VecDeque;
@@ -228,6 +230,8 @@ fn run_wired(
 ) -> Result<RunSummary, Error> {
     let fulfils = going_back.take();
     let settings = &options.settings;
+    let recovery = Recovery::begin(stopwatch.clone());
+    let _said = recovery.said_on(runtime);
     let store = store::open(&options.store_url)?;
     let (version, workers) = (env!("CARGO_PKG_VERSION"), settings.workers);
     tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
@@ -248,6 +252,7 @@ fn run_wired(
         bodies: bodies.clone(),
         gauges,
         roll_back: options.roll_back,
+        recovery,
     })?;
     // Told to stop while a source was waited for.
     let Some(started) = claimed else { return Ok(RunSummary::default()) };
@@ -338,7 +343,7 @@ impl Watch<'_> {
         loop {
             let ended = match edge.from_conductor.recv_timeout(TICK) {
                 Ok(message) => {
-                    self.take(message, &mut edge, &mut failed);
+                    self.take(message, &mut edge, &started, &mut failed);
                     false
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) => false,
@@ -441,12 +446,23 @@ impl Watch<'_> {
         }
     }
 
-    fn take(&mut self, message: FromConductor, edge: &mut Edge, failed: &mut Option<String>) {
+    fn take(
+        &mut self,
+        message: FromConductor,
+        edge: &mut Edge,
+        started: &Started,
+        failed: &mut Option<String>,
+    ) {
         match message {
             FromConductor::Closed { epoch, opened_at, closed_at } => {
                 self.gauges.closed(epoch, opened_at, closed_at)
             }
             FromConductor::Filled => {
+                started.recovery.enter(Step::Compute);
+                tracing::info!("the flow is filled");
+            }
+            FromConductor::Computed => {
+                started.recovery.enter(Step::Commit);
                 if self.gauges.enter(Phase::Ready) {
                     tracing::info!(seconds = (self.stopwatch)() as f64 / 1e6, "ready");
                 }

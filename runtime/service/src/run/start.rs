@@ -3,6 +3,7 @@
 use super::clock::{Stopwatch, stopwatch};
 use super::gauges::Gauges;
 use super::health::Phase;
+use super::recovery::{Recovery, Step};
 use super::stream_tables;
 use crate::Error;
 use crate::config::Settings;
@@ -40,6 +41,7 @@ pub(super) struct Claiming<'a> {
     pub(super) gauges: Arc<Gauges>,
     /// The commit to go back to, if one is.
     pub(super) roll_back: Option<Epoch>,
+    pub(super) recovery: Arc<Recovery>,
 }
 
 /// A claimed store, before anything runs.
@@ -62,6 +64,7 @@ pub(super) struct Started {
     pub(super) segments: Arc<SegmentCache>,
     pub(super) snapshots: SnapshotOptions,
     pub(super) lake: Mutex<Option<Lake>>,
+    pub(super) recovery: Arc<Recovery>,
 }
 
 /// What is stored at the claim, until the first commit after it: then nobody asks any more, and the
@@ -139,11 +142,15 @@ fn gone_back(snapshots: &SnapshotOptions, program: &dyn Program, root: Root) -> 
     Ok(Back { tables: Arc::new(Snapshot::of(snapshots.clone(), root)?), restored })
 }
 
+/// Rows that are counted at once.
+const ROWS_COUNTED: u64 = 1024;
+
 /// What the workers are filled with: the words of the commit that the run goes back to, if it does, and all
 /// else as it is at the claim.
 pub(super) struct Filling {
     pub(super) stored: Arc<StoredAtStart>,
     pub(super) back: Option<Back>,
+    pub(super) recovery: Arc<Recovery>,
 }
 
 impl Stored for Filling {
@@ -154,10 +161,22 @@ impl Stored for Filling {
         portion: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
-        match self.back.as_ref().filter(|back| back.restored.iter().any(|restored| restored == table)) {
-            Some(back) => back.tables.for_each_row(table, columns, portion, each),
-            None => self.stored.for_each_row(table, columns, portion, each),
-        }
+        let mut rows = 0;
+        let mut counted = |row| {
+            rows += 1;
+            if rows == ROWS_COUNTED {
+                self.recovery.filled(std::mem::take(&mut rows));
+            }
+            each(row)
+        };
+        let each: EachRow<'_> = &mut counted;
+        let read =
+            match self.back.as_ref().filter(|back| back.restored.iter().any(|restored| restored == table)) {
+                Some(back) => back.tables.for_each_row(table, columns, portion, each),
+                None => self.stored.for_each_row(table, columns, portion, each),
+            };
+        self.recovery.filled(rows);
+        read
     }
 }
 
@@ -177,6 +196,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     let claim = &claimed.claim;
     let (epoch, published) = (claim.epoch, claim.published.as_ref().map(|p| p.epoch));
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
+    claiming.recovery.enter(Step::Log);
     claiming.gauges.enter(Phase::Starting("the store is claimed; what it holds is being read".into()));
     // The writer before may have committed more since.
     let goes_on_from = back.as_ref().unwrap_or(claim);
@@ -263,6 +283,7 @@ impl Claiming<'_> {
             segments: Arc::new(SegmentCache::new(self.settings.memory.segment_cache_bytes())),
             snapshots,
             lake: Mutex::default(),
+            recovery: self.recovery,
         };
         let lake = open_lake(&started, self.settings, before.as_ref(), self.bodies)?;
         started.lake = Mutex::new(Some(lake));
@@ -315,6 +336,7 @@ fn open_lake(
         bodies: Some(Arc::new(move |digest| bodies.get(digest))),
         memory_bytes_max: settings.memory.publish_bytes() as usize,
     };
+    started.recovery.enter(Step::Lake);
     let timer = stopwatch();
     let mut publisher = LakePublisher::open(options, claim)?;
     let published = claim.published.as_ref().map(|p| p.epoch);
@@ -334,6 +356,7 @@ fn open_lake(
     let retention = Retention { time: settings.store.retention, commits: settings.store.retention_commits };
     let collector = Collector::new(store.clone(), edge.clone(), retention, claim, before);
     tracing::info!(ms = timer() / 1000, epoch = claim.epoch, "the lake is open");
+    started.recovery.enter(Step::Fill);
     Ok(Lake { publisher, collector, newest_named, changed_since })
 }
 
