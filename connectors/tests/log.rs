@@ -26,6 +26,7 @@ fn root(epoch: Epoch) -> Root {
         log_from: 0,
         tags: Default::default(),
         rolled_back_to: None,
+        asked: None,
     }
 }
 

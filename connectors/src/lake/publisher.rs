@@ -27,7 +27,7 @@ use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{Cost, View, ViewError, ViewFailure};
 use tidemill_types::{
-    Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Root, SegmentRef, TableSchema, Value,
+    Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Put, Root, SegmentRef, TableSchema, Value,
     root_name,
 };
 
@@ -287,7 +287,8 @@ impl LakePublisher {
         Ok((staged, written))
     }
 
-    fn apply(&mut self, epoch: Epoch, staged: Vec<Option<Staged>>) -> Published {
+    fn apply(&mut self, stats: &PublishStats, staged: Vec<Option<Staged>>) -> Published {
+        let epoch = stats.epoch;
         let mut tables = BTreeMap::new();
         for ((table, staged), schema) in self.tables.iter_mut().zip(staged).zip(self.options.schemas.iter()) {
             if let Some(staged) = staged {
@@ -297,7 +298,8 @@ impl LakePublisher {
                 tables.insert(schema.name.clone(), published.clone());
             }
         }
-        let published = Published { epoch, tables };
+        let put = Put { objects: stats.objects, bytes: stats.bytes };
+        let published = Published { epoch, tables, put: Some(put) };
         self.published = Some(published.clone());
         self.taken.clear();
         self.changed = None;
@@ -333,7 +335,7 @@ impl View for LakePublisher {
         let started = self.io.edge.now_ms();
         let mut stats = PublishStats { epoch, ..PublishStats::default() };
         let staged = self.stage(epoch, &mut stats)?;
-        let published = self.apply(epoch, staged);
+        let published = self.apply(&stats, staged);
         stats.millis = self.io.edge.now_ms() - started;
         self.stats = stats;
         Ok(Some(published))

@@ -82,7 +82,7 @@ fn a_table_that_is_read_alone_or_for_a_while_not_at_all_comes_out_the_same() {
 /// Deletes what a collector does when `log_from` becomes the oldest root that is kept.
 fn collect(bench: &Bench, publisher: &LakePublisher, world: &World, log_from: u64) {
     let delete = |name: &str| bench.runtime.block_on(bench.store.delete(name)).unwrap();
-    let none = || Published { epoch: 0, tables: Default::default() };
+    let none = || Published { epoch: 0, tables: Default::default(), put: None };
     for pair in world.roots.windows(2).take(log_from as usize) {
         let [older, newer] = [&pair[0], &pair[1]].map(|root| root.published.clone().unwrap_or_else(none));
         if older.epoch != newer.epoch {

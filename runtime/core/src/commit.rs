@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use tidemill_types::{
-    Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef, Tag,
+    Asked, Cursors, Epoch, FORMAT, Gap, ModelId, Positions, ProgramId, Published, Root, SegmentRef, Tag,
 };
 
 /// Names that one root gives up at most.
@@ -96,6 +96,8 @@ pub struct Stamp {
     pub committed_at: String,
     /// Unique.
     pub nonce: String,
+    /// What was asked of the store until then, if that is counted.
+    pub asked: Option<Asked>,
 }
 
 /// What is to be done next.
@@ -226,6 +228,7 @@ impl Committer {
             log_from: self.log_from,
             tags: self.tags.clone(),
             rolled_back_to: None,
+            asked: stamp.asked,
             ..self.newest.clone()
         };
         root.segments.sort_by_key(|segment| segment.worker);
@@ -304,6 +307,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             log_from: 0,
             tags: Default::default(),
             rolled_back_to: None,
+            asked: None,
         },
         Some(newest) => Root {
             epoch: newest.epoch + 1,
@@ -314,6 +318,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             claim: true,
             segments: Vec::new(),
             rolled_back_to: None,
+            asked: None,
             ..newest.clone()
         },
     }
@@ -335,7 +340,7 @@ mod tests {
     use tidemill_types::invariants::follows;
 
     fn stamp(n: u32) -> Stamp {
-        Stamp { committed_at: "2026-01-01T00:00:00Z".into(), nonce: n.to_string() }
+        Stamp { committed_at: "2026-01-01T00:00:00Z".into(), nonce: n.to_string(), asked: None }
     }
 
     fn in_force() -> InForce {

@@ -298,7 +298,7 @@ impl Judge {
         for (name, table) in &published.tables {
             if !court.tables.contains_key(&table.metadata_location) {
                 let alone = BTreeMap::from([(name.clone(), table.clone())]);
-                let alone = Published { epoch: published.epoch, tables: alone };
+                let alone = Published { epoch: published.epoch, tables: alone, put: None };
                 let of_table = published_objects(&self.reading(), &alone).map_err(|error| {
                     format!("root {} names a publication that cannot be read: {error}", root.epoch)
                 })?;

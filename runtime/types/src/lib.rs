@@ -17,8 +17,8 @@ pub mod invariants;
 pub use digest::Digest;
 pub use partition::Partition;
 pub use root::{
-    Cursors, FORMAT, Gap, ModelId, Positions, ProgramId, Published, PublishedTable, Root, SectionRef,
-    SegmentRef, Tag, root_epoch, root_name,
+    Asked, Cursors, FORMAT, Gap, ModelId, Positions, ProgramId, Published, PublishedTable, Put, Root,
+    SectionRef, SegmentRef, Tag, root_epoch, root_name,
 };
 pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};
 pub use schema::{Column, Kind, TableSchema};

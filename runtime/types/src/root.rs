@@ -64,6 +64,44 @@ pub struct Root {
     /// Set in a commit that goes back: the one whose positions, source tables, rejects and words hold again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<Epoch>,
+    /// What the writer had asked of its store by the time that this root was made; claims lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// What a process has asked of its store since it began. A request that the store's client repeats by itself counts
+/// once.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Asked {
+    /// Objects put, with a condition or without one.
+    pub puts: u64,
+    /// Objects and ranges of objects got.
+    pub gets: u64,
+    /// Listings.
+    pub lists: u64,
+    /// Deletions.
+    pub deletes: u64,
+    /// Of all these, those that failed or had no clear answer.
+    pub failed: u64,
+    /// Bytes put.
+    pub put_bytes: u64,
+    /// Bytes got.
+    pub got_bytes: u64,
+}
+
+impl Asked {
+    /// What was asked since an earlier time; `None` if this is no later one of the same process.
+    pub fn since(&self, earlier: &Asked) -> Option<Asked> {
+        Some(Asked {
+            puts: self.puts.checked_sub(earlier.puts)?,
+            gets: self.gets.checked_sub(earlier.gets)?,
+            lists: self.lists.checked_sub(earlier.lists)?,
+            deletes: self.deletes.checked_sub(earlier.deletes)?,
+            failed: self.failed.checked_sub(earlier.failed)?,
+            put_bytes: self.put_bytes.checked_sub(earlier.put_bytes)?,
+            got_bytes: self.got_bytes.checked_sub(earlier.got_bytes)?,
+        })
+    }
 }
 
 /// What a tag keeps: the roots `from..=epoch`, their segments, and the publication that root `epoch` names.
@@ -151,6 +189,18 @@ pub struct Published {
     pub epoch: Epoch,
     /// Every table of the program, changed or not, empty or not.
     pub tables: BTreeMap<String, PublishedTable>,
+    /// What was put for it; older roots lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub put: Option<Put>,
+}
+
+/// What was put for a publication.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Put {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// One table of a publication.

@@ -6,7 +6,7 @@
 //! looks again, before the put and after it.
 
 use super::ToPublisher;
-use crate::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch};
+use crate::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
 use crate::conductor::ToConductor;
 use crate::edge::SharedEdge;
 use crate::log::{Seen, newest_root, read_hint, read_root, write_hint};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemill_types::invariants::{follows, gives_up_nothing_named};
-use tidemill_types::{Epoch, Published, Root, Tag, root_name};
+use tidemill_types::{Asked, Epoch, Published, Root, Tag, root_name};
 
 /// What the committer is told. Bounded by the epochs in flight and one publication.
 #[derive(Debug)]
@@ -39,6 +39,10 @@ pub enum ToCommitter {
 pub trait CommitWatch: Send + Sync {
     /// A root is committed; nobody else has been told of it yet.
     fn committed(&self, root: &Root);
+    /// What has been asked of the store by now, if it is counted: the next root says it.
+    fn asked(&self) -> Option<Asked> {
+        None
+    }
 }
 
 /// Everything that a commit is told to.
@@ -162,7 +166,7 @@ impl Commits {
     async fn carry_out(&mut self, committer: &mut Committer) -> Result<(), String> {
         let mut pause = PAUSE;
         loop {
-            match committer.next(|| self.edge.stamp()) {
+            match committer.next(|| Stamp { asked: self.watch.asked(), ..self.edge.stamp() }) {
                 Action::Wait => return Ok(()),
                 Action::Put(root) => {
                     follows(committer.newest(), &root).map_err(|broken| broken.to_string())?;

@@ -142,7 +142,11 @@ fn readers() -> [Command; 6] {
         reading("log", "Lists commits: positions, changes, publications")
             .arg(at())
             .arg(limit("At most so many of the newest [20 for table]"))
-            .arg(switch("last", "The newest only, and what it left unused or rejected")),
+            .arg(switch("last", "The newest only, and what it left unused or rejected"))
+            .arg(switch(
+                "stats",
+                "What was asked of the store for each, on average, and what that costs a day",
+            )),
         reading("diff", "Prints the rows that came and went between two commits")
             .arg(table())
             .arg(epoch("from", "The earlier commit").required(true))

@@ -8,15 +8,25 @@ use tidemill_types::{Epoch, Root};
 
 /// Commits for people when no limit is given.
 const LIMIT_FOR_PEOPLE: u64 = 20;
+/// Likewise of `--stats`, whose averages want more.
+const LIMIT_OF_STATS: u64 = 100;
 
 /// Prints commits, oldest first.
 pub fn log(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
     let last = reader.root(call.epoch("at", &reader)?)?.epoch;
+    let stats = call.matches.get_flag("stats");
     let alone = call.matches.get_flag("last");
-    let limit = call.number("limit").or((call.format() == Format::Table).then_some(LIMIT_FOR_PEOPLE));
+    let limit = call.number("limit").or((call.format() == Format::Table).then_some(if stats {
+        LIMIT_OF_STATS
+    } else {
+        LIMIT_FOR_PEOPLE
+    }));
     let limit = if alone { Some(1) } else { limit };
     let first = limit.map_or(0, |limit| (last + 1).saturating_sub(limit)).max(reader.oldest()?).min(last);
+    if stats {
+        return super::stats::stats(call, &reader, first, last, out);
+    }
     if call.format() == Format::Json {
         return (first..=last).try_for_each(|epoch| out.line(&reader.root_text(epoch)?));
     }

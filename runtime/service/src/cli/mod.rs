@@ -32,6 +32,7 @@ mod reader;
 mod run;
 mod show;
 mod signals;
+mod stats;
 mod tables;
 mod tag;
 mod verify;

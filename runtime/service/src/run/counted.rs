@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tidemill_core::store::{Created, ObjectInfo, SharedStore, Store, StoreError};
+use tidemill_types::Asked;
 
 /// What can be asked of a store, in the order of the counters.
 pub const OPERATIONS: [&str; 6] = ["put", "create", "get", "get_range", "list", "delete"];
@@ -22,6 +23,8 @@ const GET: usize = 2;
 const GET_RANGE: usize = 3;
 const LIST: usize = 4;
 const DELETE: usize = 5;
+/// The place of failures among the outcomes.
+const FAILED: usize = 3;
 
 /// Counters of one operation.
 #[derive(Default, Debug)]
@@ -36,6 +39,22 @@ pub struct Requests {
 
 /// Counters by operation.
 pub type StoreRequests = [Requests; OPERATIONS.len()];
+
+/// All of it together.
+pub(super) fn asked(requests: &StoreRequests) -> Asked {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let all = |operation: usize| requests[operation].outcomes.iter().map(read).sum::<u64>();
+    let bytes = |operation: usize| read(&requests[operation].bytes);
+    Asked {
+        puts: all(PUT) + all(CREATE),
+        gets: all(GET) + all(GET_RANGE),
+        lists: all(LIST),
+        deletes: all(DELETE),
+        failed: requests.iter().map(|of| read(&of.outcomes[FAILED])).sum(),
+        put_bytes: bytes(PUT) + bytes(CREATE),
+        got_bytes: bytes(GET) + bytes(GET_RANGE),
+    }
+}
 
 /// A store whose requests are counted.
 pub(super) struct Counted {
@@ -61,7 +80,7 @@ impl Counted {
         let (outcome, bytes) = match answer {
             Ok(answer) => bytes(answer),
             Err(StoreError::NotFound { .. }) => (2, 0),
-            Err(_) => (3, 0),
+            Err(_) => (FAILED, 0),
         };
         let requests = &self.gauges.store[operation];
         let took = (self.stopwatch)().saturating_sub(since);
@@ -156,6 +175,8 @@ mod tests {
         assert_eq!(counted(CREATE), ([1, 1, 0, 0], 4));
         assert_eq!(counted(GET), ([0, 0, 1, 0], 0));
         assert_eq!(counted(GET_RANGE), ([1, 0, 0, 0], 2));
+        let all = Asked { puts: 3, gets: 2, lists: 1, deletes: 1, failed: 0, put_bytes: 8, got_bytes: 2 };
+        assert_eq!(asked(&gauges.store), all);
         assert_eq!((counted(LIST), counted(DELETE)), (([1, 0, 0, 0], 0), ([1, 0, 0, 0], 0)));
     }
 }

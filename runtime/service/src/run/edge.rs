@@ -1,6 +1,7 @@
 //! The threads and tasks around the timely workers: launched together, torn down together.
 
 use super::clock::Stopwatch;
+use super::counted;
 use super::finding::Finder;
 use super::gauges::Gauges;
 use super::memory::MemoryWatch;
@@ -30,7 +31,7 @@ use tidemill_core::writer::{
     CommitWatch, Commits, Due, Publishing, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads,
 };
 use tidemill_gpu::InferenceService;
-use tidemill_types::Root;
+use tidemill_types::{Asked, Root};
 use timely::WorkerConfig;
 use timely::communication::WorkerGuards;
 
@@ -255,6 +256,10 @@ struct Committed {
 }
 
 impl CommitWatch for Committed {
+    fn asked(&self) -> Option<Asked> {
+        Some(counted::asked(&self.gauges.store))
+    }
+
     fn committed(&self, root: &Root) {
         self.stored.release();
         self.recovery.committed();
