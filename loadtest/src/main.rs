@@ -4,10 +4,11 @@
 //! cargo run --release -p tidemill-loadtest -- files --input DIR [--workers N] [--set KEY=VALUE]...
 //! cargo run --release -p tidemill-loadtest -- kafka --kafka BROKERS [--workers N] [--set KEY=VALUE]...
 //! cargo run --release -p tidemill-loadtest -- freshness --kafka BROKERS --store DIR
+//! tidemill-loadtest history --kafka-script .ci/kafka [--store DIR] [--commits N] [--publications N]
 //! tidemill-loadtest crash --kafka-script .ci/kafka [--kills N] [--seed N] [--store DIR|s3://BUCKET/PREFIX] ...
 //! ```
 //!
-//! The last line is JSON; the lines before it are for people. `crash` ends with 1 where anything is wrong.
+//! The last line is JSON; the lines before it are for people. `crash` and `history` end with 1 where anything is wrong.
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use std::process::ExitCode;
 use tidemill_loadtest::crash::{self, Crash, faults};
 use tidemill_loadtest::drained::{self, Load};
 use tidemill_loadtest::freshness;
+#[cfg(target_os = "linux")]
+use tidemill_loadtest::history::{self, History};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -55,10 +58,43 @@ enum Command {
         #[arg(long)]
         store: PathBuf,
     },
+    /// Makes many small commits and publications over many rows, and says whether the last cost as much as the first
+    /// and what has grown.
+    #[cfg(target_os = "linux")]
+    History(Lasting),
     /// Kills mills at random moments and at steps of the protocol, troubles broker and store, and holds what is left
     /// against a recomputation from what Kafka holds.
     #[cfg(target_os = "linux")]
     Crash(Killing),
+}
+
+#[cfg(target_os = "linux")]
+#[derive(clap::Args)]
+struct Lasting {
+    /// Brokers that are there.
+    #[arg(long, conflicts_with = "kafka_script")]
+    kafka: Option<String>,
+    /// A script that starts and kills a broker of its own, as `.ci/kafka` does.
+    #[arg(long, value_name = "PATH")]
+    kafka_script: Option<PathBuf>,
+    /// Keep the store here (it must not be there yet); without it a temporary one is used.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// Live source records.
+    #[arg(long, default_value_t = 100_000)]
+    rows: u64,
+    /// Commits of small changes.
+    #[arg(long, default_value_t = 5_000)]
+    commits: u64,
+    /// Publications.
+    #[arg(long, default_value_t = 500)]
+    publications: u64,
+    /// How long commits are kept.
+    #[arg(long, default_value = "30s")]
+    retention: String,
+    /// Decides texts and which records change.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[cfg(target_os = "linux")]
@@ -174,6 +210,14 @@ fn told() -> Result<Told, tidemill::Error> {
         Command::Kafka { kafka, how } => drained(how.load(None, Some(kafka))),
         Command::Freshness { kafka, store } => {
             freshness::of(&store, &kafka).map(|found| Told::of(found.to_string(), found.json()))
+        }
+        #[cfg(target_os = "linux")]
+        Command::History(lasting) => {
+            let (rows, commits, publications) = (lasting.rows, lasting.commits, lasting.publications);
+            let (retention, seed) = (lasting.retention, lasting.seed);
+            let wanted = History { rows, commits, publications, retention, seed, store: lasting.store };
+            let found = history::run(&wanted, lasting.kafka, lasting.kafka_script)?;
+            Ok(Told { people: Some(found.to_string()), json: found.json(), well: found.is_flat() })
         }
         #[cfg(target_os = "linux")]
         Command::Crash(killing) => {

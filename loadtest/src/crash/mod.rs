@@ -13,7 +13,7 @@
 //!
 //! - [`points`]: the steps of the protocol, and the trap that kills at one; [`trouble`]: false answers and bad spells;
 //! - [`watch`], [`proxy`]: who sees the steps, in a folder or before a server; [`sight`]: the roots that were seen;
-//! - [`site`]: where a round's store stands; [`mill`], [`kafka`], [`traffic`]: what takes part;
+//! - [`site`]: where a round's store stands; [`mill`], [`kafka`], [`traffic`], [`light`]: what takes part;
 //! - [`faults`], [`plan`], [`round`]: what happens; [`verdict`]: what must be; [`recovery`]: how long starts take;
 //! - [`outcome`]: what was found.
 //!
@@ -23,6 +23,7 @@
 
 pub mod faults;
 pub mod kafka;
+pub mod light;
 pub mod mill;
 pub mod outcome;
 pub mod plan;

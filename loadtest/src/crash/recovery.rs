@@ -5,14 +5,13 @@
 //! start must read and join grows with their number, which is what is measured.
 
 use super::kafka::{Kafka, PATIENCE};
+use super::light::Light;
 use super::mill::{Mills, phases};
 use super::outcome::percentiles;
 use super::sight::recovered;
 use super::site::Site;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tidemill::Error;
 use tidemill::run::percentile;
-use tidemill_oracle::kafka::STREAMS;
 
 /// How long a start of the largest store may take.
 const START_PATIENCE: Duration = Duration::from_secs(600);
@@ -92,82 +90,24 @@ pub struct Measured<'a> {
     pub seed: u64,
 }
 
-/// One live record: its stream, its key and its value.
-fn record(number: u64, rng: &mut ChaCha8Rng) -> (&'static str, String, String) {
-    let of = number / 3;
-    let text =
-        |rng: &mut ChaCha8Rng| format!("the wheel turns {} times a tide", rng.random_range(0..1_000_000));
-    match number % 3 {
-        0 => {
-            let messages = json!([{"role": "user", "content": format!("question {of}")},
-                {"role": "assistant", "content": text(rng)}]);
-            let value = json!({"id": format!("t{of}"), "task_id": format!("task/{}", of % 1000), "messages": messages,
-                "model": format!("m{}", of % 5), "reward": rng.random_range(0..=10) as f64 / 10.0});
-            (STREAMS[0], format!("t{of}"), value.to_string())
-        }
-        1 => {
-            let value = json!({"request_id": format!("c{of}"), "prompt": [{"role": "user",
-                "content": format!("prompt {}", of % 5000)}], "response": text(rng), "model": format!("m{}", of % 5)});
-            (STREAMS[1], format!("c{of}"), value.to_string())
-        }
-        _ => {
-            let (file, id) = if of.is_multiple_of(2) { ("trajectories", "t") } else { ("calls", "c") };
-            let value = json!({"row_id": format!("s{of}"), "metric": "reward", "judge_type": "human",
-                "score": rng.random_range(0..=10) as f64 / 10.0, "ref": {"file": file, "id": format!("{id}{of}")}});
-            (STREAMS[2], format!("s{of}"), value.to_string())
-        }
-    }
-}
-
 impl Measured<'_> {
-    fn failed(&self, error: impl fmt::Display) -> Error {
-        Error::failed(format!("kafka at {}: {error}", self.kafka.brokers))
-    }
-
-    fn producer(&self) -> Result<BaseProducer, Error> {
-        let mut config = self.kafka.config();
-        config.set("enable.idempotence", "true").set("linger.ms", "5");
-        config.create().map_err(|error| self.failed(error))
-    }
-
-    fn send(&self, producer: &BaseProducer, number: u64, rng: &mut ChaCha8Rng) -> Result<(), Error> {
-        let (stream, key, value) = record(number, rng);
-        let topic = format!("{}{stream}", self.mills.prefix);
-        loop {
-            match producer.send(BaseRecord::to(&topic).key(&key).payload(&value)) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    producer.poll(Duration::from_millis(20));
-                }
-                Err((error, _)) => return Err(self.failed(error)),
-            }
-        }
-    }
-
     fn fill(&self) -> Result<f64, Error> {
-        let (producer, mut rng) = (self.producer()?, ChaCha8Rng::seed_from_u64(self.seed));
         let began = (self.mills.stopwatch)();
-        for number in 0..self.rows {
-            self.send(&producer, number, &mut rng)?;
-            if number % 1000 == 0 {
-                producer.poll(Duration::ZERO);
-            }
-        }
-        producer.flush(START_PATIENCE).map_err(|error| self.failed(error))?;
+        let mut light = Light::to(self.kafka, &self.mills.prefix, self.seed)?;
+        (0..self.rows).try_for_each(|number| light.send(number))?;
+        light.flush(START_PATIENCE)?;
         self.mills.drain(2)?;
         Ok(((self.mills.stopwatch)() - began) as f64 / 1e6)
     }
 
     /// New versions of records that are there, until it is told to stop.
     fn trickle(&self, stop: &AtomicBool) -> Result<(), Error> {
-        let (producer, mut rng) = (self.producer()?, ChaCha8Rng::seed_from_u64(self.seed ^ 0x7c));
+        let mut light = Light::to(self.kafka, &self.mills.prefix, self.seed ^ 0x7c)?;
         while !stop.load(Ordering::Acquire) {
-            let number = rng.random_range(0..self.rows.max(1));
-            self.send(&producer, number, &mut rng)?;
-            producer.poll(Duration::ZERO);
+            light.send_any(self.rows)?;
             std::thread::sleep(PAUSE);
         }
-        producer.flush(PATIENCE).map_err(|error| self.failed(error))
+        light.flush(PATIENCE)
     }
 
     fn start(&self, rng: &mut ChaCha8Rng, found: &mut Recovered) -> Result<(), Error> {
@@ -214,21 +154,5 @@ impl Measured<'_> {
             measured.and(trickled)
         });
         ended.map(|()| found)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_of_every_number_has_a_key_of_its_own() {
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let keys: std::collections::BTreeSet<String> =
-            (0..300).map(|number| record(number, &mut rng).1).collect();
-        assert_eq!(keys.len(), 300);
-        let (stream, key, value) = record(2, &mut rng);
-        let value: Value = serde_json::from_str(&value).expect("JSON");
-        assert_eq!((stream, &*key, &value["row_id"]), ("scores", "s0", &json!("s0")));
     }
 }

@@ -385,6 +385,8 @@ impl Round<'_> {
     /// The mill is stopped, a successor works, and the first one wakes: it must leave by itself, and harm nothing.
     fn takeover(&mut self, plan: &Plan, mut sleeper: Mill) -> Result<Option<Mill>, Error> {
         sleeper.tell(Signal::STOP);
+        // A point of a start that the sleeper did not meet is none of the successor's.
+        self.site.trap.disarm();
         let from = self.site.sight.count();
         self.site.life();
         let mut successor = self.mills.start(plan.workers)?;

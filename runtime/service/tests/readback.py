@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Reads a store's publications with the tools that others use: PyIceberg and DuckDB.
+"""Reads a store's publications with the tools that others use: PyIceberg, DuckDB, Spark.
 
-    readback.py STORE [--epochs N,N,... | --newest] [--out DIR] [--engines pyiceberg,duckdb]
+    readback.py STORE [--epochs N,N,... | --newest | --spread N] [--out DIR] [--engines pyiceberg,duckdb,spark]
     readback.py STORE --check --tidemill PATH       ... and holds `tidemill show` to the same rows
 
 Every root of the store may name a publication; each of them is read, table by table, from its
@@ -12,6 +12,7 @@ engines must be the same, and as many as the root says; without `--tidemill`, on
 It needs: pip install pyiceberg==0.12.0 pyarrow duckdb==1.4.4 duckdb-ext-iceberg==1.4.4.20260205 \
     duckdb-ext-avro==1.4.4.20260205
 (DuckDB's extensions come as packages, because DuckDB itself would fetch them from a site of its own.)
+The engine `spark` needs pyspark==3.5.9, a JDK, and with --spark-jar the archive iceberg-spark-runtime-3.5_2.12.
 
 It ends with 0 if all is well, with 1 if rows differ (at most 20 are told), with 2 if it cannot be run.
 """
@@ -121,6 +122,39 @@ class DuckDb:
         return rows_of(result.fetch_arrow_table())
 
 
+class Spark:
+    """A session in this process, which reads tables by their metadata's address and needs no catalog."""
+
+    def __init__(self, jar):
+        from pyspark.sql import SparkSession
+
+        if not jar:
+            raise SystemExit("the engine spark needs --spark-jar")
+        settings = {
+            "spark.jars": str(jar),
+            "spark.master": "local[2]",
+            "spark.driver.memory": "4g",
+            "spark.driver.host": "127.0.0.1",
+            "spark.ui.enabled": "false",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.shuffle.partitions": "2",
+        }
+        builder = SparkSession.builder
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        self.session = builder.getOrCreate()
+        self.session.sparkContext.setLogLevel("ERROR")
+
+    def read(self, entry):
+        import pyarrow as pa
+
+        frame = self.session.read.format("iceberg").load(entry["metadata_location"])
+        batches = frame._collect_as_arrow()
+        if not batches:
+            return []
+        return rows_of(pa.Table.from_batches(batches))
+
+
 def read_show(command, store, table, epoch):
     """The rows that `tidemill show` prints."""
     arguments = [command, "show", table, "--store", str(store), "--at", str(epoch), "--format", "json"]
@@ -157,7 +191,11 @@ class Readback:
         self.options = options
         self.wrong = []
         self.read = 0
-        engines = {"pyiceberg": lambda: read_pyiceberg, "duckdb": lambda: DuckDb().read}
+        engines = {
+            "pyiceberg": lambda: read_pyiceberg,
+            "duckdb": lambda: DuckDb().read,
+            "spark": lambda: Spark(options.spark_jar).read,
+        }
         self.engines = {name: engines[name]() for name in options.engines.split(",")}
 
     def table(self, epoch, name, entry):
@@ -199,7 +237,9 @@ def arguments():
     parser.add_argument("store", type=Path)
     parser.add_argument("--epochs", type=lambda text: [int(number) for number in text.split(",")])
     parser.add_argument("--newest", action="store_true", help="only the newest publication")
+    parser.add_argument("--spread", type=int, help="so many publications between the oldest and the newest")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--spark-jar", type=Path, help="Iceberg's archive for the engine spark")
     parser.add_argument("--engines", default="pyiceberg,duckdb")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--tidemill", help="the binary, for --check")
@@ -216,6 +256,9 @@ def main():
         raise SystemExit(f"no root names a publication of {missing}; there are {sorted(found)}")
     readback = Readback(options)
     epochs = epochs[-1:] if options.newest else epochs
+    if options.spread and len(epochs) > options.spread:
+        steps = max(options.spread - 1, 1)
+        epochs = [epochs[place * (len(epochs) - 1) // steps] for place in range(options.spread)]
     for epoch in epochs:
         for name, entry in sorted(found[epoch].items()):
             readback.table(epoch, name, entry)

@@ -21,6 +21,10 @@ pub struct Progress {
     pub records_per_second: f64,
     /// Bytes a second, over the last seconds.
     pub bytes_per_second: f64,
+    /// Commits of this run.
+    pub commits: u64,
+    /// Publications of this run.
+    pub publications: u64,
     /// The newest committed epoch.
     pub epoch: Option<u64>,
     /// The median time of a commit, from the closing of the epoch to the root.

@@ -536,6 +536,8 @@ fn progress(shown: &Shown, now: u64, rates: &VecDeque<(u64, u64, u64)>) -> Progr
         bytes: shown.bytes,
         records_per_second: (shown.records - records) as f64 / seconds,
         bytes_per_second: (shown.bytes - bytes) as f64 / seconds,
+        commits: shown.commits,
+        publications: shown.publications,
         epoch: Some(shown.epoch),
         commit_p50: (!shown.commit_us.is_empty())
             .then(|| Duration::from_micros(percentile(&shown.commit_us, 50))),

@@ -1,0 +1,323 @@
+//! The load `history`: thousands of small commits and hundreds of publications over many rows. Does the last tenth take
+//! as long as the first, and what has grown?
+//!
+//! ```text
+//!   light traffic ──> Kafka ──> mill in this process ──> store
+//!     first all rows,                │                     └── looked at twenty times: roots, segments, files, bytes
+//!     then a few versions a commit   └── durations of all commits and publications
+//! ```
+//!
+//! Two runs over one store: the first takes all rows in, and is not measured. In the second, epochs are as short as a
+//! commit takes, so that there are many. A ratio of medians of one run is measured, so that the machine's own pace
+//! falls out.
+
+use crate::crash::kafka::{Kafka, PATIENCE};
+use crate::crash::light::Light;
+use serde_json::{Value, json};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tidemill::Error;
+use tidemill::cli::{Progress, ProgressSink, RunSettings, RunSummary, Until, human_bytes};
+use tidemill::config::{Sources, flag, resolve};
+use tidemill::run::percentile;
+
+/// What the median of the last tenth may be of that of the first.
+const FLAT: f64 = 1.3;
+/// How often the store is looked at.
+const LOOKS: u64 = 20;
+/// The pause between two changes.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Settings under which commits are many and ten come to a publication.
+const SETTINGS: [(&str, &str); 2] = [("epoch.interval", "10ms"), ("lake.interval", "150ms")];
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Live source records.
+    pub rows: u64,
+    /// Commits of small changes.
+    pub commits: u64,
+    /// Publications, of which there may be more.
+    pub publications: u64,
+    /// How long commits are kept.
+    pub retention: String,
+    /// Decides texts and which records change.
+    pub seed: u64,
+    /// Where to keep the store.
+    pub store: Option<PathBuf>,
+}
+
+/// What stands in the store.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Look {
+    commits: u64,
+    roots: u64,
+    segments: u64,
+    log_bytes: u64,
+    lake_files: u64,
+    lake_bytes: u64,
+    /// Most files of one table, and which.
+    most: (u64, String),
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    rows: u64,
+    summary: RunSummary,
+    looks: Vec<Look>,
+}
+
+/// Medians of the first and the last tenth of durations, milliseconds.
+fn tenths(durations_us: &[u64]) -> (f64, f64) {
+    let tenth = (durations_us.len() / 10).max(1).min(durations_us.len());
+    let ms = |some: &[u64]| percentile(some, 50) as f64 / 1e3;
+    (ms(&durations_us[..tenth]), ms(&durations_us[durations_us.len() - tenth..]))
+}
+
+/// The last by the first, or 1 where nothing was measured.
+fn ratio((first, last): (f64, f64)) -> f64 {
+    if first > 0.0 { last / first } else { 1.0 }
+}
+
+impl Found {
+    fn commits(&self) -> (f64, f64) {
+        tenths(&self.summary.figures.commit_us)
+    }
+
+    fn publications(&self) -> (f64, f64) {
+        tenths(&self.summary.figures.publish_us)
+    }
+
+    /// Whether neither commits nor publications have become slower.
+    pub fn is_flat(&self) -> bool {
+        ratio(self.commits()) <= FLAT && ratio(self.publications()) <= FLAT
+    }
+
+    /// The figures as one object; times in milliseconds.
+    pub fn json(&self) -> Value {
+        let of = |tenths: (f64, f64)| json!({"first": tenths.0, "last": tenths.1, "ratio": ratio(tenths)});
+        let look = |look: &Look| {
+            json!({"commits": look.commits, "roots": look.roots, "segments": look.segments,
+                "log_bytes": look.log_bytes, "lake_files": look.lake_files, "lake_bytes": look.lake_bytes,
+                "most_files_of_a_table": look.most.0, "table": look.most.1})
+        };
+        json!({
+            "ok": self.is_flat(),
+            "rows": self.rows,
+            "commits": self.summary.commits,
+            "publications": self.summary.publications,
+            "wall_s": self.summary.lasted.as_secs_f64(),
+            "commit_p50_ms": of(self.commits()),
+            "publication_p50_ms": of(self.publications()),
+            "store": self.looks.iter().map(look).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (commits, publications) = (self.summary.commits, self.summary.publications);
+        let seconds = self.summary.lasted.as_secs_f64();
+        writeln!(
+            f,
+            "{commits} commits and {publications} publications over {} records in {seconds:.0} s",
+            self.rows
+        )?;
+        for (what, tenths) in [("commit", self.commits()), ("publication", self.publications())] {
+            let (first, last) = tenths;
+            writeln!(
+                f,
+                "{what}: p50 of the first tenth {first:.1} ms, of the last {last:.1} ms, ratio {:.2}",
+                ratio(tenths)
+            )?;
+        }
+        writeln!(f, "commits  roots  segments  log         lake files  lake        most files of a table")?;
+        for look in &self.looks {
+            let (log, lake) = (human_bytes(look.log_bytes), human_bytes(look.lake_bytes));
+            let (commits, roots, segments, files) =
+                (look.commits, look.roots, look.segments, look.lake_files);
+            let (most, table) = &look.most;
+            writeln!(
+                f,
+                "{commits:>7}  {roots:>5}  {segments:>8}  {log:<10}  {files:>10}  {lake:<10}  {most} of {table}"
+            )?;
+        }
+        write!(f, "{}", if self.is_flat() { "flat" } else { "NOT FLAT" })
+    }
+}
+
+/// Counts what stands in a store; what goes while it is counted is passed over.
+fn look(store: &Path, commits: u64) -> Look {
+    let mut look = Look { commits, ..Look::default() };
+    let files = |folder: PathBuf| -> Vec<(PathBuf, u64)> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len()))).collect()
+    };
+    for (folder, count) in [("catalog", &mut look.roots), ("segments", &mut look.segments)] {
+        let found = files(store.join(folder));
+        *count = found.len() as u64;
+        look.log_bytes += found.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    }
+    for (table, _) in files(store.join("tables")) {
+        let found: Vec<(PathBuf, u64)> =
+            ["data", "metadata"].into_iter().flat_map(|part| files(table.join(part))).collect();
+        look.lake_files += found.len() as u64;
+        look.lake_bytes += found.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        let name = table.file_name().map(|name| name.to_string_lossy().to_string()).unwrap_or_default();
+        look.most = look.most.max((found.len() as u64, name));
+    }
+    look
+}
+
+/// A store, and what it is filled from.
+struct Bench<'a> {
+    history: &'a History,
+    kafka: Kafka,
+    prefix: String,
+    store: PathBuf,
+}
+
+impl Bench<'_> {
+    fn light(&self, seed: u64) -> Result<Light, Error> {
+        Light::to(&self.kafka, &self.prefix, self.history.seed ^ seed)
+    }
+
+    fn run(&self, set: &[(&str, &str)], until: Until, progress: ProgressSink) -> Result<RunSummary, Error> {
+        let app = tidemill::flywheel::app();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut flags = vec![("kafka-brokers".to_string(), self.kafka.brokers.clone())];
+        flags.extend(set.iter().map(|(key, value)| (flag(key), value.to_string())));
+        flags.push((flag("store.retention"), self.history.retention.clone()));
+        for stream in tidemill_oracle::kafka::STREAMS {
+            flags.push((flag(&format!("kafka.topics.{stream}")), format!("{}{stream}", self.prefix)));
+        }
+        let settings = resolve(&app.settings, &Sources { flags, cores, ..Sources::default() })?.settings;
+        let program = (app.program)(&settings.program).map_err(Error::failed)?;
+        let run = RunSettings {
+            model: tidemill::run::model(&settings.model)?,
+            settings,
+            input_dir: None,
+            accept_gap: false,
+            roll_back: None,
+            store_url: self.store.display().to_string(),
+            until,
+            progress,
+        };
+        tidemill::run::run(run, program)
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        let mut light = self.light(0)?;
+        (0..self.history.rows).try_for_each(|number| light.send(number))?;
+        light.flush(PATIENCE * 10)?;
+        self.run(&[], Until::Drained, Arc::new(|_| {})).map(drop)
+    }
+
+    /// Changes a few records at a time until it is told to stop.
+    fn change(&self, stop: &AtomicBool) -> Result<(), Error> {
+        let mut light = self.light(1)?;
+        while !stop.load(Ordering::Acquire) {
+            light.send_any(self.history.rows)?;
+            std::thread::sleep(PAUSE);
+        }
+        light.flush(PATIENCE)
+    }
+
+    fn measure(&self) -> Result<Found, Error> {
+        let enough = Arc::new(AtomicBool::new(false));
+        let looks = Arc::new(Mutex::new(Vec::new()));
+        let progress = {
+            let (enough, looks, store) = (enough.clone(), looks.clone(), self.store.clone());
+            let (commits, publications) = (self.history.commits, self.history.publications);
+            let next = AtomicU64::new(1);
+            move |shown: &Progress| {
+                let done = shown.commits >= commits && shown.publications >= publications;
+                if done || shown.commits * LOOKS >= next.load(Ordering::Relaxed) * commits {
+                    next.store(shown.commits * LOOKS / commits.max(1) + 1, Ordering::Relaxed);
+                    if !enough.swap(done, Ordering::AcqRel) {
+                        let look = look(&store, shown.commits);
+                        looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+                    }
+                }
+            }
+        };
+        let (summary, changed) = std::thread::scope(|scope| {
+            let changes = scope.spawn(|| self.change(&enough));
+            let run = self.run(&SETTINGS, Until::DrainedOnce(enough.clone()), Arc::new(progress));
+            // Where the run failed, too.
+            enough.store(true, Ordering::Release);
+            (run, changes.join().unwrap_or_else(|_| Err(Error::failed("the traffic panicked"))))
+        });
+        changed?;
+        let looks = looks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Found { rows: self.history.rows, summary: summary?, looks })
+    }
+}
+
+/// Runs the load beside brokers that are there, or one that a script keeps.
+///
+/// # Errors
+///
+/// When the settings are wrong, the store is there already, or a run fails.
+pub fn run(history: &History, brokers: Option<String>, script: Option<PathBuf>) -> Result<Found, Error> {
+    let temporary = tempfile::tempdir().map_err(Error::failed)?;
+    let kafka = match (&brokers, &script) {
+        (Some(brokers), None) => Kafka::at(brokers),
+        (None, Some(script)) => Kafka::own(script, &temporary.path().join("kafka"))?,
+        _ => {
+            let what = "give --kafka BROKERS, or --kafka-script PATH for a broker of its own";
+            return Err(Error::Usage(what.into()));
+        }
+    };
+    let store = history.store.clone().unwrap_or_else(|| temporary.path().join("store"));
+    if store.exists() {
+        let store = store.display();
+        return Err(Error::failed(format!("{store} is there already; a load needs a fresh store")));
+    }
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::failed)?;
+    let prefix = format!("history-{}-{}.", history.seed, tidemill::run::now_ms());
+    kafka.create(runtime.handle(), &prefix)?;
+    let bench = Bench { history, kafka, prefix, store };
+    bench.fill()?;
+    let found = bench.measure();
+    bench.kafka.delete(runtime.handle(), &bench.prefix);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenths_are_those_at_the_ends() {
+        let durations: Vec<u64> = (1..=100).map(|n| n * 1000).collect();
+        assert_eq!(tenths(&durations), (5.0, 95.0));
+        assert_eq!((ratio(tenths(&durations)), ratio(tenths(&[]))), (19.0, 1.0));
+        assert_eq!(tenths(&[2000]), (2.0, 2.0));
+    }
+
+    #[test]
+    fn a_store_is_counted_by_folders() {
+        let store = tempfile::tempdir().expect("a folder");
+        for name in [
+            "catalog/a",
+            "catalog/b",
+            "segments/c",
+            "tables/t/data/d",
+            "tables/t/metadata/e",
+            "tables/u/data/f",
+        ] {
+            let path = store.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
+            std::fs::write(path, "abc").expect("a file");
+        }
+        let found = look(store.path(), 7);
+        assert_eq!((found.roots, found.segments, found.log_bytes), (2, 1, 9));
+        assert_eq!((found.lake_files, found.lake_bytes, found.most), (3, 9, (2, "t".to_string())));
+    }
+}
