@@ -32,7 +32,7 @@ use std::sync::Arc;
 use tidemill_types::{Digest, PublishedTable, TableSchema};
 
 /// Rows in files that a checkpoint does not know, below which none is made.
-const ROWS_MIN: u64 = 64;
+const ROWS_MIN: u64 = 16;
 /// Of so many rows of a table one may be in such files.
 const ROWS_A_STRANGER: u64 = 4;
 /// Entries of one batch.
@@ -266,7 +266,7 @@ mod tests {
         assert!(!covered.is_outgrown(&files(&[(0, 300, &[]), (1, 100, &[])])));
         assert!(covered.is_outgrown(&files(&[(0, 300, &[]), (1, 101, &[])])));
         assert!(covered.is_outgrown(&files(&[(0, 300, &[1, 2, 3, 4]), (1, 100, &[])])), "of live rows");
-        assert!(!covered.is_outgrown(&files(&[(0, 10, &[]), (1, 63, &[])])), "few rows are soon read");
+        assert!(!covered.is_outgrown(&files(&[(0, 10, &[]), (1, 15, &[])])), "few rows are soon read");
         assert!(!Covered::default().is_outgrown(&files(&[])));
     }
 }

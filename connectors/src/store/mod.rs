@@ -83,6 +83,14 @@ impl<'a> Address<'a> {
             return if address.is_empty() { refuse("it is empty") } else { Ok(Self::Local(address)) };
         };
         let rest = rest.trim_end_matches('/');
+        if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+            // Not repeated: it may hold a secret.
+            return Err(StoreError::Failed(
+                "an address of a store holds no credentials (there is an `@` before its first slash): give them in the \
+                 AWS_* environment variables"
+                    .to_string(),
+            ));
+        }
         match scheme {
             "file" => match rest.strip_prefix("localhost").unwrap_or(rest) {
                 path if path.starts_with('/') => Ok(Self::Local(path)),
@@ -138,6 +146,8 @@ mod tests {
         assert_eq!(Address::parse("file:///a%20b/").unwrap(), Address::Local("/a%20b"));
         assert_eq!(Address::parse("file://localhost/a").unwrap(), Address::Local("/a"));
         assert_eq!(Address::parse("memory://m").unwrap(), Address::Memory("m"));
+        let error = Address::parse("s3://key:hush@bucket/a").unwrap_err().to_string();
+        assert!(error.contains("AWS_*") && !error.contains("hush"), "{error}");
         assert_eq!(
             Address::parse("s3://bucket/a/b/").unwrap(),
             Address::S3 { bucket: "bucket", prefix: "a/b" }

@@ -31,6 +31,30 @@ pub struct ObjectStore {
     prefix: String,
     location: String,
     local: bool,
+    secrets: Secrets,
+}
+
+/// What must not be said: servers repeat a part of it in their refusals, which become errors and log lines.
+#[derive(Default)]
+struct Secrets(Vec<String>);
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
+impl Secrets {
+    /// Those that a client takes from the environment.
+    fn of_environment() -> Self {
+        let names = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"];
+        let values = names.iter().filter_map(|name| std::env::var(name).ok());
+        Self(values.filter(|value| !value.is_empty()).collect())
+    }
+
+    fn hide(&self, text: String) -> String {
+        self.0.iter().fold(text, |text, secret| text.replace(secret, "***"))
+    }
 }
 
 impl ObjectStore {
@@ -38,7 +62,13 @@ impl ObjectStore {
     pub fn memory(name: &str) -> Self {
         let mut stores = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
         let client = stores.get_or_insert_default().entry(name.to_string()).or_default().clone();
-        Self { client, prefix: String::new(), location: format!("memory://{name}"), local: true }
+        Self {
+            client,
+            prefix: String::new(),
+            location: format!("memory://{name}"),
+            local: true,
+            secrets: Secrets::default(),
+        }
     }
 
     /// The part of an S3 bucket under a prefix, with the settings of the `AWS_*` environment variables.
@@ -52,16 +82,16 @@ impl ObjectStore {
         if !prefix.is_empty() {
             super::check_name(prefix)?;
         }
+        let secrets = Secrets::of_environment();
         let client = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
             .build()
             .map_err(|error| {
-                StoreError::Failed(format!(
-                    "cannot open {location}: {error}; check the AWS_* environment variables"
-                ))
+                let what = format!("cannot open {location}: {error}; check the AWS_* environment variables");
+                StoreError::Failed(secrets.hide(what))
             })?;
-        Ok(Self { client: Arc::new(client), prefix: prefix.to_string(), location, local: false })
+        Ok(Self { client: Arc::new(client), prefix: prefix.to_string(), location, local: false, secrets })
     }
 
     fn path(&self, name: &str) -> Result<Path, StoreError> {
@@ -79,7 +109,10 @@ impl ObjectStore {
             Error::NotFound { .. } => {
                 StoreError::NotFound { name: name.to_string(), location: self.location.clone() }
             }
-            error => StoreError::Failed(format!("cannot {operation} {}/{name}: {error}", self.location)),
+            error => {
+                let what = format!("cannot {operation} {}/{name}: {error}", self.location);
+                StoreError::Failed(self.secrets.hide(what))
+            }
         }
     }
 }
@@ -178,6 +211,7 @@ mod tests {
             prefix: "a/b c".into(),
             location: "s3://bucket/a/b c".into(),
             local: false,
+            secrets: Secrets::default(),
         };
         conformance::check(Arc::new(store)).await.unwrap();
         let all: Vec<_> = client.list(None).try_collect().await.unwrap();

@@ -263,3 +263,58 @@ fn a_file_that_belongs_to_no_stream_is_named_once_without_colours() {
     assert_eq!(err.matches("chat_log.jsonl").count(), 1, "{err}");
     assert!(err.contains("its name matches no stream") && !err.contains('\u{1b}'), "{err:?}");
 }
+
+/// Servers repeat key, token and what was signed when they refuse a signature.
+#[test]
+fn credentials_are_neither_shown_nor_stored() {
+    use std::io::{BufRead, BufReader, Write};
+    let secrets = ["hush-key-id", "hush-secret-key", "hush-token"];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut asked = BufReader::new(&stream);
+            let mut line = String::new();
+            while asked.read_line(&mut line).is_ok_and(|read| read > 2) {
+                line.clear();
+            }
+            let body = format!("<Error><Code>SignatureDoesNotMatch</Code>{}</Error>", secrets.join(" "));
+            let head = format!(
+                "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = (&stream).write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    let input = tempfile::tempdir().unwrap();
+    let input = input.path().display().to_string();
+    for arguments in [
+        vec!["tables", "--store", "s3://bucket/mill"],
+        vec![
+            "run",
+            "--store",
+            "s3://bucket/mill",
+            "--input",
+            &input,
+            "--until-drained",
+            "--http-listen",
+            "off",
+        ],
+    ] {
+        let mut command = mill(&arguments);
+        for (name, value) in
+            ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].into_iter().zip(secrets)
+        {
+            command.env(name, value);
+        }
+        command.env("AWS_ENDPOINT_URL", &address).env("AWS_ALLOW_HTTP", "true").env("RUST_LOG", "debug");
+        let Output { status, stdout, stderr } = command.output().unwrap();
+        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+        assert!(!status.success() && said.contains("SignatureDoesNotMatch"), "{said}");
+        for secret in secrets {
+            assert!(!said.contains(secret), "{secret} is shown: {said}");
+        }
+    }
+    let (code, _, err) = ended(&["tables", "--store", "s3://key:hush@bucket/mill"]);
+    assert!(code == Some(1) && err.contains("AWS_*") && !err.contains("hush"), "{err}");
+}

@@ -232,10 +232,7 @@ fn run_wired(
     let settings = &options.settings;
     let recovery = Recovery::begin(stopwatch.clone());
     let _said = recovery.said_on(runtime);
-    let store = store::open(&options.store_url)?;
-    let (version, workers) = (env!("CARGO_PKG_VERSION"), settings.workers);
-    tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
-    let store = Arc::new(Counted { store, gauges: gauges.clone(), stopwatch: stopwatch.clone() });
+    let store = counted(options, &gauges, &stopwatch)?;
     let sources = sources::open(options, &**program, &gauges)?;
     let sink = sink_plan::plan(settings, &**program, store.location(), &stopwatch)?;
     let inference = inference(options, runtime)?;
@@ -269,11 +266,11 @@ fn run_wired(
             drain,
         },
     )?;
-    let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan)).transpose();
-    let sink = sink.inspect_err(|_| edge.abort())?;
+    let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan));
+    let sink = sink.transpose().inspect_err(|_| edge.abort())?;
     let readable = readable(options, program);
-    let asked = Asked::of(&started, edge.publisher(), readable, going_back.clone(), fulfils);
-    let _asked = Aborted(runtime.spawn(asked.run()).abort_handle());
+    let asked = Asked::of(&started, edge.publisher(), readable, going_back.clone(), fulfils).run();
+    let _asked = Aborted(runtime.spawn(asked).abort_handle());
     let watch = Watch {
         options,
         going_back,
@@ -290,6 +287,18 @@ fn run_wired(
         looked_at: 0,
     };
     watch.until_the_end(edge, started)
+}
+
+/// The store, whose requests are counted.
+fn counted(
+    options: &RunSettings,
+    gauges: &Arc<Gauges>,
+    stopwatch: &Stopwatch,
+) -> Result<Arc<Counted>, Error> {
+    let store = store::open(&options.store_url)?;
+    let (version, workers) = (env!("CARGO_PKG_VERSION"), options.settings.workers);
+    tracing::info!(version, store = store.location(), workers, until = ?options.until, "starting");
+    Ok(Arc::new(Counted { store, gauges: gauges.clone(), stopwatch: stopwatch.clone() }))
 }
 
 /// A task that ends with the run.
