@@ -73,6 +73,8 @@ pub struct Counts {
     pub stopped: usize,
     /// Results that a model was asked for.
     pub asked: usize,
+    /// Transactions with which commits were sent on.
+    pub sent: usize,
 }
 
 /// The judge, shared by all.
@@ -450,7 +452,7 @@ pub fn snapshot_options(
 }
 
 /// A row whose resolved texts are handles again: all texts of the program are named by their bytes.
-fn by_digest(schema: &TableSchema, row: &[Value]) -> Vec<Value> {
+pub fn by_digest(schema: &TableSchema, row: &[Value]) -> Vec<Value> {
     let value = |(column, value): (&tidemill_types::Column, &Value)| match value {
         Value::Str(text) if column.kind == Kind::Text => {
             Value::Text(tidemill_types::Text::body(text.as_bytes()))
@@ -460,7 +462,7 @@ fn by_digest(schema: &TableSchema, row: &[Value]) -> Vec<Value> {
     schema.columns.iter().zip(row).map(value).collect()
 }
 
-fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
+pub fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
     for (key, row) in wanted {
         match there.get(key) {
             None => return Some(format!("{table} lacks {key}")),

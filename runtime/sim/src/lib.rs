@@ -3,6 +3,7 @@
 //! ```text
 //!  seed ──> schedule   time, turns, crashes, sleeps of hours
 //!       ──> storage    delays, lost answers, writes that happen late or twice, lists that lag
+//!       ──> topics     lost answers, producers that are shut out
 //!       ──> trial      writers, readers and records against each other, then calm
 //!                          │ every write
 //!                          v
@@ -11,7 +12,7 @@
 //!
 //! Only tests depend on this crate. What it drives is what a service runs: claim, commits, uploads, publishing,
 //! compaction, collection and sweeping of `tidemill-core` and `tidemill-connectors`, the conductor and the
-//! driver of epochs on a timely worker, the reader of a source, and snapshots. These take clock, randomness
+//! driver of epochs on a timely worker, the reader of a source, snapshots, and the sink. These take clock, randomness
 //! and waiting as arguments, so that the same seed is the same history to the byte, and a failure is repeated
 //! by its number.
 
@@ -23,6 +24,7 @@ mod program;
 mod schedule;
 mod side;
 mod storage;
+mod topics;
 pub mod trial;
 
 pub use judge::Counts;

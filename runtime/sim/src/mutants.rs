@@ -55,10 +55,14 @@ pub enum Mutant {
     DeletesNewestFirst,
     /// What tags keep is given up like all else.
     ForgetsTags,
+    /// A transaction whose end has no answer counts as committed.
+    TrustsNoAnswerOfKafka,
+    /// A record of a transaction is left out now and then.
+    SendsTooLittle,
 }
 
 /// All of them.
-pub const ALL: [Mutant; 17] = [
+pub const ALL: [Mutant; 19] = [
     Mutant::IgnoresTheFence,
     Mutant::CreateReplaces,
     Mutant::CommitsBeforeSegments,
@@ -76,6 +80,8 @@ pub const ALL: [Mutant; 17] = [
     Mutant::ClaimsTheSameNumber,
     Mutant::DeletesNewestFirst,
     Mutant::ForgetsTags,
+    Mutant::TrustsNoAnswerOfKafka,
+    Mutant::SendsTooLittle,
 ];
 
 /// A part of a process that has its store through here.
@@ -94,6 +100,11 @@ pub enum Part {
 }
 
 impl Mutant {
+    /// Whether it is in what sends commits on.
+    pub fn is_of_the_sink(self) -> bool {
+        matches!(self, Self::TrustsNoAnswerOfKafka | Self::SendsTooLittle)
+    }
+
     /// A part's store with the bug in it, if it is there.
     pub fn store(self, part: Part, store: SharedStore, world: &World, process: Process) -> SharedStore {
         let here = match self {

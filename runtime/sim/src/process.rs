@@ -17,6 +17,7 @@ use crate::mutants::{Mutant, Part};
 use crate::program::{PARTITIONS, STREAM, TABLES, model, program};
 use crate::schedule::{Local, Process, Schedule, actor};
 use crate::storage::{Disk, SimStore, Weather};
+use crate::topics::{self, Slot, Topics};
 use crossbeam_channel::{Receiver, Sender};
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -24,7 +25,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_connectors::lake::{
     LakeOptions, LakePublisher, Snapshot, StreamTable, TextForm, stored_segments,
@@ -70,6 +71,9 @@ pub struct World {
     pub weather: Arc<Mutex<Weather>>,
     /// Whether the store is on a local disk.
     pub on_disk: bool,
+    /// The topics that tables are sent to, and whether they are.
+    pub topics: Topics,
+    pub sends: bool,
     /// What stays readable.
     pub retention: Duration,
     /// The bug that is in, if one is.
@@ -210,6 +214,7 @@ impl Starting {
         let (sweeper, given_up) = unbounded();
         let (failed, mut failures) = unbounded();
         let abort = Arc::new(AtomicBool::new(false));
+        let newest = Slot::default();
         // What the publisher tells the other two passes through the hands of a bug, if there is one.
         let (published, by_publisher) = unbounded();
         let (forces, by_force) = crossbeam_channel::unbounded();
@@ -267,9 +272,14 @@ impl Starting {
             publisher: publisher.clone(),
             sweeper,
             abort: abort.clone(),
-            watch: Arc::new(Believes(world.judge.clone())),
+            watch: Arc::new(Believes(world.judge.clone(), newest.clone())),
             standing,
         };
+        if world.sends {
+            let ends = (self.store.clone(), self.edge.clone());
+            let sending = topics::send(world, self.process, &claim, newest, ends);
+            world.local.spawn(self.process, actor(sending));
+        }
         let machine = Committer::new(claim.clone(), in_force.clone());
         let failing = failed.clone();
         world.schedule.spawn(
@@ -475,11 +485,12 @@ impl UploadWatch for Silent {
 }
 
 /// Tells the judge what a process takes for committed.
-struct Believes(Judge);
+struct Believes(Judge, Slot);
 
 impl CommitWatch for Believes {
     fn committed(&self, root: &Root) {
         self.0.believed(root);
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(root.clone()));
     }
 }
 

@@ -7,6 +7,7 @@ use crate::process::{Started, World};
 use crate::program::{PARTITIONS, Record, STREAM};
 use crate::schedule::{Process, Runner, Schedule, WORLD, actor};
 use crate::storage::{Disk, Weather};
+use crate::topics::Topics;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,10 +59,13 @@ pub fn run(plan: Plan) -> Outcome {
         judge: judge.clone(),
         weather: Arc::new(Mutex::new(weather(&schedule))),
         on_disk: schedule.pick(0..3) == 0,
+        topics: Topics::new(judge.clone(), schedule.clone()),
+        sends: schedule.pick(0..3) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
         retention: RETENTION,
         mutant: plan.mutant,
     };
-    let director = Director { world, processes: Rc::default(), next: Rc::new(RefCell::new(WORLD)) };
+    let ids = [12, 12, 60][schedule.pick(0..3) as usize];
+    let director = Director { world, processes: Rc::default(), next: Rc::new(RefCell::new(WORLD)), ids };
     let ended = runner.run(director.direct(), 10 * 24 * 3600 * SECOND);
     if !ended && judge.broken().is_none() {
         judge.breaks("the trial did not end");
@@ -89,6 +93,8 @@ struct Director {
     world: World,
     processes: Rc<RefCell<Vec<Started>>>,
     next: Rc<RefCell<Process>>,
+    /// How many documents there are.
+    ids: u64,
 }
 
 impl Director {
@@ -219,7 +225,7 @@ impl Director {
 
     fn record(&self) {
         let schedule = &self.world.schedule;
-        let id = schedule.pick(0..12);
+        let id = schedule.pick(0..self.ids);
         let value = match schedule.pick(0..12) {
             0 => "no document at all".to_string(),
             1 | 2 => format!("{STREAM}-{id}|"),
@@ -293,7 +299,8 @@ impl Director {
         let read = ends.iter().enumerate().all(|(partition, end)| at(partition).unwrap_or(0) == *end);
         let changed = (0..=newest.epoch).rev().filter_map(|epoch| judge.root(epoch));
         let changed = changed.into_iter().find(|root| !root.segments.is_empty()).map(|root| root.epoch);
-        read && newest.published.map(|published| published.epoch) >= changed
+        let sent = !self.world.sends || self.world.topics.are_through();
+        read && sent && newest.published.map(|published| published.epoch) >= changed
     }
 
     async fn until(&self, seconds: u64, what: &str, holds: impl Fn(&Judge) -> bool) {

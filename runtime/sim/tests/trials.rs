@@ -33,6 +33,7 @@ fn added(a: Counts, b: Counts) -> Counts {
         killed: a.killed + b.killed,
         stopped: a.stopped + b.stopped,
         asked: a.asked + b.asked,
+        sent: a.sent + b.sent,
     }
 }
 
@@ -51,6 +52,7 @@ fn no_history_breaks_an_invariant() {
     });
     let all = all.into_inner().unwrap();
     let tame = [all.fenced, all.killed, all.stopped, all.read].iter().any(|n| (*n as u64) < seeds() / 2);
+    assert!(all.sent as u64 > seeds(), "little was sent: {all:?}");
     assert!(!tame && all.in_holes > 0 && all.dropped as u64 > 50 * seeds(), "the trials were tame: {all:?}");
 }
 

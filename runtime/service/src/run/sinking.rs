@@ -1,8 +1,7 @@
-//! The sink's thread: carries out what the machine in [`tidemill_core::sink`] decides.
+//! The sink's thread: Kafka as [`Sending`] wants it, and what a run shows of it.
 //!
 //! ```text
-//!  gauges.newest (a slot) ──> Sinking ──reads──> the store: roots, segments, the lake's files
-//!                                │ ──sends──> Kafka: a transaction for each commit that touches a table of its own
+//!  gauges.newest (a slot) ──> Sending, step by step ──> Kafka: a transaction for each commit
 //!                                └──> gauges: epoch, since when the oldest waits, what keeps it, why it stopped
 //! ```
 //!
@@ -17,21 +16,17 @@ use super::start::Started;
 use crate::Error;
 use crate::cli::json_row;
 use crate::config::Settings;
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tidemill_connectors::kafka::{ChangeRecord, GoOn, SinkProducer};
-use tidemill_connectors::lake::{Changelog, ChangelogOptions, LakeError, TextForm};
+use tidemill_connectors::kafka::{ChangeRecord, SinkClient, SinkProducer};
+use tidemill_connectors::lake::{Changelog, ChangelogOptions};
+use tidemill_connectors::sending::{Sending, SendingOptions, Sent, Stepped, Taker, committed_ms};
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::edge::parse_ms;
-use tidemill_core::log::{newest_root, read_root};
-use tidemill_core::sink::{Action, End, Failure, Finish, Sink, SinkSettings, Transaction, What};
-use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::view::Share;
-use tidemill_types::{Epoch, Root, TableSchema, Value};
-use tokio::runtime::Handle;
+use tidemill_core::sink::{End, Failure, Finish, Progress, Sink, SinkSettings};
+use tidemill_types::{Epoch, Root, Value};
 
 /// How long a commit is waited for before it is looked at what the sink is told.
 const TICK: Duration = Duration::from_millis(50);
@@ -133,16 +128,21 @@ pub(super) fn spawn(
     started.gauges.sink_begins(plan.topics.keys().cloned().collect(), now_ms());
     let (topics, id) = (&plan.topics, &plan.transactional_id);
     tracing::info!(transactional_id = id, ?topics, "the Kafka sink begins");
-    let sinking = Sinking {
+    let newest = started.gauges.clone();
+    let sending = Sending::new(SendingOptions {
         machine: Sink::new(machine, started.claim.epoch, now_ms()),
-        seen: started.claim.epoch,
-        schemas: started.schemas.clone(),
         store: started.store.clone(),
-        runtime: started.runtime.clone(),
+        edge: started.edge.clone(),
+        schemas: started.schemas.clone(),
+        changelog,
+        newest: Box::new(move || newest.newest.after(0, Duration::ZERO)),
+    });
+    let sinking = Sinking {
+        sending,
+        seen: started.claim.epoch,
         gauges: started.gauges.clone(),
         stopwatch: started.stopwatch.clone(),
         told: told.clone(),
-        changelog,
         away: None,
     };
     let thread = std::thread::Builder::new().name("sink".into()).spawn(move || sinking.run(&plan));
@@ -151,79 +151,43 @@ pub(super) fn spawn(
 }
 
 struct Sinking {
-    machine: Sink,
-    /// The newest commit that the machine knows of.
+    sending: Sending,
+    /// The newest commit that was waited for.
     seen: Epoch,
-    schemas: Arc<[TableSchema]>,
-    store: SharedStore,
-    runtime: Handle,
     gauges: Arc<Gauges>,
     stopwatch: Stopwatch,
     told: Arc<Told>,
-    changelog: Changelog,
     /// Since when brokers are away, in words, and when that was last said.
     away: Option<(String, u64)>,
-}
-
-/// A failure, with room for what reading the tables says.
-struct Broken(Failure);
-
-impl From<LakeError> for Broken {
-    fn from(error: LakeError) -> Self {
-        Self(match error {
-            LakeError::Store(StoreError::NotFound { .. }) => Failure::Gone,
-            LakeError::Store(error @ StoreError::Failed(_)) => Failure::Store(error.to_string()),
-            error => Failure::Refused(error.to_string()),
-        })
-    }
-}
-
-impl From<StoreError> for Broken {
-    fn from(error: StoreError) -> Self {
-        LakeError::from(error).into()
-    }
-}
-
-impl From<Failure> for Broken {
-    fn from(failure: Failure) -> Self {
-        Self(failure)
-    }
 }
 
 impl Sinking {
     /// Runs until the machine leaves. `None`: it was told to leave at once.
     fn run(mut self, plan: &SinkPlan) -> Option<End> {
-        let mut producer: Option<SinkProducer<'_>> = None;
+        let (told, gauges) = (self.told.clone(), self.gauges.clone());
+        let mut kafka = Kafka { client: &plan.client, producer: None, told, gauges };
         while !self.told.leaves() {
             self.look_around();
-            let now = now_ms();
-            let done = match self.machine.next(now) {
-                Action::Wait(until) => {
-                    let most = until.map_or(TICK, |until| Duration::from_millis((until - now).max(1) as u64));
-                    self.wait(most.min(TICK));
-                    Ok(())
+            let began = (self.stopwatch)();
+            match self.sending.step(&mut kafka) {
+                Stepped::Wait(until) => {
+                    let until = until.map(|until| Duration::from_millis((until - now_ms()).max(1) as u64));
+                    self.wait(until.unwrap_or(TICK).min(TICK));
+                    self.answered(&plan.brokers);
                 }
-                Action::Leave(end) => {
-                    self.ended(&end, producer.as_ref());
+                Stepped::Done(sent) => {
+                    if let Some((epoch, records)) = sent {
+                        self.gauges.sink_sent(records);
+                        let ms = ((self.stopwatch)() - began) / 1000;
+                        tracing::debug!(epoch, records, ms, "sent to Kafka");
+                    }
+                    self.answered(&plan.brokers);
+                }
+                Stepped::Failed(failure) => self.failed(failure, &plan.brokers),
+                Stepped::Left(end) => {
+                    self.ended(&end, kafka.producer.as_ref());
                     return Some(end);
                 }
-                Action::Open { whole } => {
-                    // The old one first: two would fence each other.
-                    drop(producer.take());
-                    let opened = self.answering(|go_on| plan.client.open(whole, go_on));
-                    opened.map(|opened| {
-                        producer = Some(opened);
-                        self.machine.opened();
-                    })
-                }
-                action => match &producer {
-                    Some(producer) => self.carry_out(action, producer),
-                    None => Err(Broken(Failure::Lost("there is no producer".to_string()))),
-                },
-            };
-            match done {
-                Ok(()) => self.answered(&plan.brokers),
-                Err(Broken(failure)) => self.failed(failure, &plan.brokers),
             }
         }
         None
@@ -246,17 +210,18 @@ impl Sinking {
 
     /// Takes in what has happened meanwhile, and shows where the sink is.
     fn look_around(&mut self) {
-        self.wait(Duration::ZERO);
+        self.sending.look();
         if let Some(finish) = self.told.finish() {
-            self.machine.finish(finish);
+            self.sending.finish(finish);
         }
-        self.gauges.sink_stands(self.machine.position(), self.machine.unsent());
+        let machine = self.sending.machine();
+        self.gauges.sink_stands(machine.position(), machine.unsent());
     }
 
+    /// Waits for a commit.
     fn wait(&mut self, time: Duration) {
         if let Some(root) = self.gauges.newest.after(self.seen, time) {
             self.seen = self.seen.max(root.epoch);
-            self.machine.committed(root.epoch, now_ms());
         }
     }
 
@@ -277,12 +242,11 @@ impl Sinking {
             Failure::Store(error) => tracing::warn!(%error, "the sink cannot read the store; trying again"),
             Failure::Gone | Failure::Refused(_) => {}
         }
-        self.machine.failed(failure, now_ms());
     }
 
     /// Something was done: brokers answer, unless the machine says that something keeps it.
     fn answered(&mut self, brokers: &str) {
-        if self.machine.trouble().is_some() {
+        if self.sending.machine().trouble().is_some() {
             return;
         }
         if let Some((since, _)) = self.away.take() {
@@ -290,102 +254,67 @@ impl Sinking {
         }
         self.gauges.sink_waits(None);
     }
+}
 
-    /// Asks something of Kafka, for as long as there is a point in it.
-    fn answering<T>(&self, ask: impl FnOnce(GoOn<'_>) -> Result<T, Failure>) -> Result<T, Broken> {
-        Ok(ask(&mut patience(&self.told, &self.gauges))?)
+/// Kafka, as it takes transactions. What is asked of it is asked for as long as there is a point in it.
+struct Kafka<'a> {
+    client: &'a SinkClient,
+    producer: Option<SinkProducer<'a>>,
+    told: Arc<Told>,
+    gauges: Arc<Gauges>,
+}
+
+impl<'a> Kafka<'a> {
+    fn producer(&self) -> Result<&SinkProducer<'a>, Failure> {
+        self.producer.as_ref().ok_or_else(|| Failure::Lost("there is no producer".to_string()))
     }
+}
 
-    fn carry_out(&mut self, action: Action, producer: &SinkProducer<'_>) -> Result<(), Broken> {
-        match action {
-            Action::LookForNewest => {
-                let newest = self.runtime.block_on(newest_root(&*self.store, None))?;
-                let gone = || Failure::Store("the store holds no root any more".to_string());
-                self.machine.newest_is(&newest.ok_or_else(gone)?);
-            }
-            Action::ReadProgress => {
-                let found = self.answering(|go_on| producer.progress(go_on))?;
-                let ids = producer.topic_ids()?;
-                self.machine.progress_is(found, ids, now_ms());
-            }
-            Action::LookInto(topics) => {
-                let empty = |topic: &String| self.answering(|go_on| producer.is_empty(topic, go_on));
-                let empty: Vec<bool> = topics.iter().map(empty).collect::<Result<_, _>>()?;
-                self.machine.looked_into(&empty);
-            }
-            Action::ReadRoot(epoch) => {
-                let root = self.root(epoch)?;
-                let committed = parse_ms(&root.committed_at).unwrap_or_else(now_ms);
-                self.machine.root_is(root, committed, now_ms());
-            }
-            Action::Write(transaction) => {
-                self.write(&transaction, producer)?;
-                self.machine.written(now_ms());
-            }
-            Action::Open { .. } | Action::Wait(_) | Action::Leave(_) => {}
-        }
+impl Taker for Kafka<'_> {
+    fn open(&mut self, whole: bool) -> Result<(), Failure> {
+        // The old one first: two would fence each other.
+        drop(self.producer.take());
+        self.producer = Some(self.client.open(whole, &mut patience(&self.told, &self.gauges))?);
         Ok(())
     }
 
-    /// A root of the log: what lies below the oldest that is kept is not part of it, even if a name is there.
-    fn root(&self, epoch: Epoch) -> Result<Root, Broken> {
-        match self.gauges.newest.after(0, Duration::ZERO) {
-            Some(newest) if newest.epoch == epoch => Ok((*newest).clone()),
-            Some(newest) if epoch < newest.log_from => Err(Failure::Gone.into()),
-            _ => Ok(self.runtime.block_on(read_root(&*self.store, epoch))?),
-        }
+    fn progress(&mut self) -> Result<Option<Progress>, Failure> {
+        self.producer()?.progress(&mut patience(&self.told, &self.gauges))
     }
 
-    fn write(&mut self, transaction: &Transaction, producer: &SinkProducer<'_>) -> Result<(), Broken> {
-        let began = (self.stopwatch)();
-        let mut records = 0;
-        producer.begin()?;
-        for step in &transaction.steps {
-            let schema = self.schemas.iter().find(|schema| schema.name == step.table).cloned();
-            let unknown = || Failure::Refused(format!("there is no table {}", step.table));
-            let to = To { topic: &step.topic, schema: &schema.ok_or_else(unknown)?, producer };
-            records += match step.what {
-                What::Whole => self.send_whole(&transaction.root, &to)?,
-                What::ChangesFrom(first) => self.send_changes(first, &transaction.root, &to)?,
-            };
-        }
-        let at = committed_ms(&transaction.root);
-        self.answering(|go_on| producer.commit(&transaction.progress, at, go_on))?;
-        self.gauges.sink_sent(records);
-        let (epoch, ms) = (transaction.root.epoch, ((self.stopwatch)() - began) / 1000);
-        tracing::debug!(epoch, records, ms, "sent to Kafka");
-        Ok(())
+    fn topic_ids(&mut self) -> Result<BTreeMap<String, String>, Failure> {
+        self.producer()?.topic_ids()
     }
 
-    /// Sends all rows of a table as of a commit; how many they are.
-    fn send_whole(&self, root: &Root, to: &To<'_>) -> Result<u64, Broken> {
-        let snapshot = self.changelog.whole(root)?;
-        let (mut records, mut ended) = (0, Ok(()));
-        let read = snapshot.for_each_row(&to.schema.name, TextForm::Resolved, None, Share::ALL, &mut |row| {
-            ended = self.answering(|go_on| to.send(root, &row, 1, go_on));
-            records += 1;
-            if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        match read {
-            // A reader this slow finds a later commit when it begins anew.
-            Err(LakeError::Store(error)) => Err(Failure::Store(error.to_string()).into()),
-            Err(error) => Err(error.into()),
-            Ok(()) => ended.map(|()| records),
-        }
+    fn is_empty(&mut self, topic: &str) -> Result<bool, Failure> {
+        self.producer()?.is_empty(topic, &mut patience(&self.told, &self.gauges))
     }
 
-    /// Sends the changes of a table from one commit to another; how many they are.
-    fn send_changes(&mut self, first: Epoch, last: &Root, to: &To<'_>) -> Result<u64, Broken> {
-        let mut records = 0;
-        for epoch in first..=last.epoch {
-            let root = if epoch == last.epoch { last.clone() } else { self.root(epoch)? };
-            let mut go_on = patience(&self.told, &self.gauges);
-            self.changelog.changes(&root, &to.schema.name, &mut |row, diff| {
-                records += 1;
-                to.send(&root, &row, diff, &mut go_on).map_err(Broken)
-            })?;
-        }
-        Ok(records)
+    fn begin(&mut self) -> Result<(), Failure> {
+        self.producer()?.begin()
+    }
+
+    /// The key is a JSON object of the key columns, the value that of all columns.
+    fn send(&mut self, sent: &Sent<'_>) -> Result<(), Failure> {
+        let columns = &sent.schema.columns;
+        let all: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        let (names, key): (Vec<&str>, Vec<Value>) =
+            sent.schema.key_places().map(|place| (all[place], sent.row[place].clone())).unzip();
+        let key = json_row(&names, &key, "");
+        let value = (sent.diff > 0).then(|| json_row(&all, sent.row, ""));
+        let change = ChangeRecord {
+            topic: sent.topic,
+            key: key.as_bytes(),
+            value: value.as_ref().map(String::as_bytes),
+            epoch: sent.root.epoch,
+            timestamp: committed_ms(sent.root).unwrap_or_else(now_ms),
+        };
+        self.producer()?.send(&change, &mut patience(&self.told, &self.gauges))
+    }
+
+    fn commit(&mut self, progress: &Progress, root: &Root) -> Result<(), Failure> {
+        let at = committed_ms(root).unwrap_or_else(now_ms);
+        self.producer()?.commit(progress, at, &mut patience(&self.told, &self.gauges))
     }
 }
 
@@ -398,38 +327,5 @@ fn patience(told: &Told, gauges: &Gauges) -> impl FnMut(Duration, Option<&str>) 
         }
         let most = if told.finish() == Some(Finish::WhileThere) { SHOWN_AFTER } else { PATIENCE };
         !told.leaves() && waited < most
-    }
-}
-
-fn committed_ms(root: &Root) -> i64 {
-    parse_ms(&root.committed_at).unwrap_or_else(now_ms)
-}
-
-/// Where changes of a table go.
-struct To<'a> {
-    topic: &'a str,
-    schema: &'a TableSchema,
-    producer: &'a SinkProducer<'a>,
-}
-
-impl To<'_> {
-    /// Sends one change. The key is a JSON object of the key columns, the value that of all columns.
-    fn send(&self, root: &Root, row: &[Value], diff: i64, go_on: GoOn<'_>) -> Result<(), Failure> {
-        let names = |of: &dyn Fn(usize) -> bool| {
-            let columns = self.schema.columns.iter().enumerate().filter(|(place, _)| of(*place));
-            columns.map(|(_, column)| column.name.as_str()).collect::<Vec<&str>>()
-        };
-        let is_key = |place: usize| self.schema.columns[place].key;
-        let key: Vec<Value> = self.schema.key_places().map(|place| row[place].clone()).collect();
-        let key = json_row(&names(&is_key), &key, "");
-        let value = (diff > 0).then(|| json_row(&names(&|_| true), row, ""));
-        let change = ChangeRecord {
-            topic: self.topic,
-            key: key.as_bytes(),
-            value: value.as_ref().map(String::as_bytes),
-            epoch: root.epoch,
-            timestamp: committed_ms(root),
-        };
-        self.producer.send(&change, go_on)
     }
 }
