@@ -7,9 +7,10 @@
 //!     then a few versions a commit   └── durations of all commits and publications
 //! ```
 //!
-//! Two runs over one store: the first takes all rows in, and is not measured. In the second, epochs are as short as a
-//! commit takes, so that there are many. A ratio of medians of one run is measured, so that the machine's own pace
-//! falls out.
+//! Two runs over one store: the first takes all rows in, and is not measured. In the second, epochs and publications
+//! come at a pace that the machine holds: at one that it does not hold, publications run without a pause and their
+//! work is measured in the commits. What is compared are medians of one run, so that the machine's own speed falls
+//! out.
 
 use crate::crash::kafka::{Kafka, PATIENCE};
 use crate::crash::light::Light;
@@ -29,9 +30,7 @@ const FLAT: f64 = 1.3;
 /// How often the store is looked at.
 const LOOKS: u64 = 20;
 /// The pause between two changes.
-const PAUSE: Duration = Duration::from_millis(2);
-/// Settings under which commits are many and ten come to a publication.
-const SETTINGS: [(&str, &str); 2] = [("epoch.interval", "10ms"), ("lake.interval", "150ms")];
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -44,6 +43,10 @@ pub struct History {
     pub publications: u64,
     /// How long commits are kept.
     pub retention: String,
+    /// How long an epoch stays open.
+    pub epoch_interval: String,
+    /// How often tables are published.
+    pub lake_interval: String,
     /// Decides texts and which records change.
     pub seed: u64,
     /// Where to keep the store.
@@ -245,9 +248,11 @@ impl Bench<'_> {
                 }
             }
         };
+        let (epoch, lake) = (&self.history.epoch_interval, &self.history.lake_interval);
+        let pace = [("epoch.interval", epoch.as_str()), ("lake.interval", lake.as_str())];
         let (summary, changed) = std::thread::scope(|scope| {
             let changes = scope.spawn(|| self.change(&enough));
-            let run = self.run(&SETTINGS, Until::DrainedOnce(enough.clone()), Arc::new(progress));
+            let run = self.run(&pace, Until::DrainedOnce(enough.clone()), Arc::new(progress));
             // Where the run failed, too.
             enough.store(true, Ordering::Release);
             (run, changes.join().unwrap_or_else(|_| Err(Error::failed("the traffic panicked"))))

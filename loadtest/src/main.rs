@@ -92,6 +92,12 @@ struct Lasting {
     /// How long commits are kept.
     #[arg(long, default_value = "30s")]
     retention: String,
+    /// How long an epoch stays open. Below what a commit takes, commits follow one another without a pause.
+    #[arg(long, default_value = "50ms")]
+    epoch_interval: String,
+    /// How often tables are published.
+    #[arg(long, default_value = "500ms")]
+    lake_interval: String,
     /// Decides texts and which records change.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -215,7 +221,18 @@ fn told() -> Result<Told, tidemill::Error> {
         Command::History(lasting) => {
             let (rows, commits, publications) = (lasting.rows, lasting.commits, lasting.publications);
             let (retention, seed) = (lasting.retention, lasting.seed);
-            let wanted = History { rows, commits, publications, retention, seed, store: lasting.store };
+            let (epoch_interval, lake_interval) = (lasting.epoch_interval, lasting.lake_interval);
+            let store = lasting.store;
+            let wanted = History {
+                rows,
+                commits,
+                publications,
+                retention,
+                epoch_interval,
+                lake_interval,
+                seed,
+                store,
+            };
             let found = history::run(&wanted, lasting.kafka, lasting.kafka_script)?;
             Ok(Told { people: Some(found.to_string()), json: found.json(), well: found.is_flat() })
         }
