@@ -179,6 +179,8 @@ pub enum Finish {
 enum Stage {
     Opening,
     Opened,
+    /// The log lacks what is needed: if another writer has the store that is why, and no matter.
+    Missing,
     /// No other writer has the store.
     Ours,
     /// The topics of new tables must hold nothing.
@@ -301,7 +303,7 @@ impl Sink {
         }
         match &self.stage {
             Stage::Opening => Action::Open { whole: self.whole },
-            Stage::Opened => Action::LookForNewest,
+            Stage::Opened | Stage::Missing => Action::LookForNewest,
             Stage::Ours => Action::ReadProgress,
             Stage::Empty(topics) => Action::LookInto(topics.clone()),
             Stage::Same { epoch, .. } => Action::ReadRoot(*epoch),
@@ -364,6 +366,9 @@ impl Sink {
         if root.generation != self.settings.generation {
             self.stage = Stage::Left(End::Superseded(root.generation));
             return;
+        }
+        if self.stage == Stage::Missing {
+            return self.gone();
         }
         self.newest = self.newest.max(root.epoch);
         self.stage = Stage::Ours;
@@ -542,7 +547,10 @@ impl Sink {
     pub fn failed(&mut self, failure: Failure, now: i64) {
         let why = match failure {
             Failure::Refused(why) => return self.stop(why),
-            Failure::Gone => return self.gone(),
+            Failure::Gone => {
+                self.stage = Stage::Missing;
+                return;
+            }
             Failure::Away(why) if self.finish == Some(Finish::WhileThere) => {
                 self.stage = Stage::Left(End::Unfinished(why));
                 return;

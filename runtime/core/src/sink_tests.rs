@@ -292,12 +292,27 @@ fn a_sink_that_has_nothing_to_send_is_never_late() {
     assert_eq!(sink.unsent(), None);
 }
 
+/// A writer that woke up after its retention said that the log lacked what it needed, and not why.
+#[test]
+fn a_sink_whose_log_went_on_without_it_leaves_it_to_the_other() {
+    let mut sink = following();
+    sink.committed(6, 0);
+    assert_eq!(sink.next(0), Action::ReadRoot(6));
+    sink.failed(Failure::Gone, 0);
+    assert_eq!(sink.next(0), Action::LookForNewest);
+    let theirs = Root { generation: 9, ..root(90, &[]) };
+    sink.newest_is(&theirs);
+    assert_eq!(sink.next(0), Action::Leave(End::Superseded(9)));
+}
+
 #[test]
 fn what_the_log_no_longer_holds_stops_it() {
     let mut sink = following();
     sink.committed(6, 0);
     assert_eq!(sink.next(0), Action::ReadRoot(6));
     sink.failed(Failure::Gone, 0);
+    assert_eq!(sink.next(0), Action::LookForNewest, "another writer may have moved on");
+    sink.newest_is(&root(6, &[]));
     let why = stopped(&mut sink, 0);
     assert!(why.contains("after epoch 5 is no longer in the log"), "{why}");
 }
