@@ -179,8 +179,8 @@ pub enum Finish {
 enum Stage {
     Opening,
     Opened,
-    /// The log lacks what is needed: if another writer has the store that is why, and no matter.
-    Missing,
+    /// What was found cannot be: if another writer has the store that is why, else it stops for this reason.
+    Doubting(String),
     /// No other writer has the store.
     Ours,
     /// The topics of new tables must hold nothing.
@@ -303,7 +303,7 @@ impl Sink {
         }
         match &self.stage {
             Stage::Opening => Action::Open { whole: self.whole },
-            Stage::Opened | Stage::Missing => Action::LookForNewest,
+            Stage::Opened | Stage::Doubting(_) => Action::LookForNewest,
             Stage::Ours => Action::ReadProgress,
             Stage::Empty(topics) => Action::LookInto(topics.clone()),
             Stage::Same { epoch, .. } => Action::ReadRoot(*epoch),
@@ -352,6 +352,11 @@ impl Sink {
         }
     }
 
+    /// Something was found that only another writer, or a person, can have brought about.
+    fn doubt(&mut self, why: String) {
+        self.stage = Stage::Doubting(why);
+    }
+
     fn stop(&mut self, why: String) {
         self.stage = Stage::Left(End::Stopped(format!("the Kafka sink has stopped: {why}")));
     }
@@ -367,8 +372,9 @@ impl Sink {
             self.stage = Stage::Left(End::Superseded(root.generation));
             return;
         }
-        if self.stage == Stage::Missing {
-            return self.gone();
+        if let Stage::Doubting(why) = &self.stage {
+            let why = why.clone();
+            return self.stop(why);
         }
         self.newest = self.newest.max(root.epoch);
         self.stage = Stage::Ours;
@@ -378,7 +384,7 @@ impl Sink {
     pub fn progress_is(&mut self, found: Option<Progress>, topic_ids: BTreeMap<String, String>, now: i64) {
         (self.topic_ids, self.written_at, self.passed) = (topic_ids, now, None);
         if let Some(why) = found.as_ref().and_then(|found| self.foreign(found)) {
-            return self.stop(why);
+            return self.doubt(why);
         }
         let tables = found.as_ref().map(|found| &found.tables);
         let standing = |table: &String, topic: &String| {
@@ -459,7 +465,7 @@ impl Sink {
                      name a topic that is empty or not there. If the store was moved, or the topic was this sink's \
                      under another id, set sink.transactional_id to the id that it had"
                 );
-                self.stop(why);
+                self.doubt(why);
             }
         }
     }
@@ -481,7 +487,7 @@ impl Sink {
                      same id, or this one was set back. Give this store a sink.transactional_id and topics of its own",
                     self.settings.transactional_id
                 );
-                self.stop(why);
+                self.doubt(why);
             }
             Stage::Following if root.epoch == self.next => self.take_root(root, committed_ms, now),
             _ => {}
@@ -547,10 +553,7 @@ impl Sink {
     pub fn failed(&mut self, failure: Failure, now: i64) {
         let why = match failure {
             Failure::Refused(why) => return self.stop(why),
-            Failure::Gone => {
-                self.stage = Stage::Missing;
-                return;
-            }
+            Failure::Gone => return self.gone(),
             Failure::Away(why) if self.finish == Some(Finish::WhileThere) => {
                 self.stage = Stage::Left(End::Unfinished(why));
                 return;
@@ -595,7 +598,7 @@ impl Sink {
             })
             .collect();
         let behind = if behind.is_empty() { behind.join("") } else { format!(" ({})", behind.join(", ")) };
-        self.stop(format!(
+        self.doubt(format!(
             "what comes after epoch {} is no longer in the log (store.retention), so the topics cannot be continued\
              {behind}: name empty topics, which get the whole tables, or raise the retention for the next time",
             self.position.map_or("0".to_string(), |epoch| epoch.to_string()),

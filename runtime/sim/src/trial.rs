@@ -60,11 +60,11 @@ pub fn run(plan: Plan) -> Outcome {
         weather: Arc::new(Mutex::new(weather(&schedule))),
         on_disk: schedule.pick(0..3) == 0,
         topics: Topics::new(judge.clone(), schedule.clone()),
-        sends: schedule.pick(0..3) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
+        sends: schedule.pick(0..8) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
         retention: RETENTION,
         mutant: plan.mutant,
     };
-    let ids = [12, 12, 60][schedule.pick(0..3) as usize];
+    let ids = if schedule.pick(0..10) == 0 { 40 } else { 12 };
     let director = Director { world, processes: Rc::default(), next: Rc::new(RefCell::new(WORLD)), ids };
     let ended = runner.run(director.direct(), 10 * 24 * 3600 * SECOND);
     if !ended && judge.broken().is_none() {
