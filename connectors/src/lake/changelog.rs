@@ -26,6 +26,7 @@ use super::lookup::Lookup;
 use super::segments::{BodyCache, SegmentBytes};
 use super::snapshot::{Snapshot, SnapshotOptions};
 use super::texts::{FoldBodies, Lake, Made, Texts, resolved};
+use std::borrow::Cow;
 use tidemill_core::log;
 use tidemill_core::segment::{Change, decode_columns};
 use tidemill_core::store::StoreError;
@@ -269,8 +270,8 @@ impl Changelog {
         let context = self.context();
         let lake = Placed { io: &self.io, schemas: context.schemas, tables: &as_of.tables };
         let (extract, cache) = (self.options.snapshots.extract.as_ref(), self.options.bodies.as_ref());
-        Texts::with(&self.io, &context, &as_of.fold, &lake, extract, cache, &as_of.bodies)
-            .resolve(table, rows)
+        let bodies = Cow::Borrowed(&as_of.bodies);
+        Texts::new(&self.io, &context, &as_of.fold, &lake, extract, cache, bodies).resolve(table, rows)
     }
 
     fn context(&self) -> FoldContext<'_> {

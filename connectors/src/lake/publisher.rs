@@ -16,9 +16,10 @@ use super::io::{FileRef, Io};
 use super::layout::{Names, address, epoch_of, generation_of};
 use super::segments::{BodyCache, SegmentBytes};
 use super::snapshot::SnapshotOptions;
-use super::texts::{Lake, Texts, resolved};
+use super::texts::{FoldBodies, Lake, Texts, resolved};
 use super::{LakeError, StreamTable, unusable};
 use iceberg::spec::TableMetadata;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -226,7 +227,8 @@ impl LakePublisher {
         let fold = Fold::of(&context, epochs)?;
         let (extract, cache) = (self.options.extract.as_ref(), self.options.bodies.as_ref());
         let third = self.options.memory_bytes_max / 3;
-        let texts = Texts::new(&self.io, &context, &fold, self, extract, cache, third)?;
+        let bodies = Cow::Owned(FoldBodies::load(&context, &fold, cache, third)?);
+        let texts = Texts::new(&self.io, &context, &fold, self, extract, cache, bodies);
         let budget = AtomicU64::new(COMPACTION_BYTES);
         // Another table comes first each time, so that none is always left without budget.
         let turns = (0..self.tables.len()).map(|turn| (turn + epoch as usize) % self.tables.len());

@@ -12,9 +12,10 @@ use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::{KeyIndex, Place};
 use super::io::{FileRef, Io};
 use super::segments::{SegmentBytes, stored_segments};
-use super::texts::{Lake, Made, Texts, resolved};
+use super::texts::{FoldBodies, Lake, Made, Texts, resolved};
 use super::{LakeError, StreamTable};
 use arrow::array::RecordBatch;
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::columns::value_at;
@@ -250,7 +251,17 @@ impl Snapshot {
         each: &mut dyn FnMut(usize, &[u8]),
     ) -> Result<(), LakeError> {
         let (context, extract) = (self.context(), self.options.extract.as_ref());
-        Texts::new(&self.io, &context, &self.fold, self, extract, None, 0)?.bodies(table, wanted, each)
+        self.texts(&context, extract, 0)?.bodies(table, wanted, each)
+    }
+
+    fn texts<'a>(
+        &'a self,
+        context: &'a FoldContext<'a>,
+        extract: &'a dyn Extract,
+        bytes_max: usize,
+    ) -> Result<Texts<'a>, LakeError> {
+        let bodies = Cow::Owned(FoldBodies::load(context, &self.fold, None, bytes_max)?);
+        Ok(Texts::new(&self.io, context, &self.fold, self, extract, None, bodies))
     }
 
     fn table(&self, name: &str) -> Result<usize, LakeError> {
@@ -423,15 +434,10 @@ impl Reading<'_> {
         let context = snapshot.context();
         let texts = match self.form {
             TextForm::Handles => None,
-            TextForm::Resolved => Some(Texts::new(
-                &snapshot.io,
-                &context,
-                &snapshot.fold,
-                snapshot,
-                snapshot.options.extract.as_ref(),
-                None,
-                snapshot.options.memory_bytes_max / 2,
-            )?),
+            TextForm::Resolved => {
+                let extract = snapshot.options.extract.as_ref();
+                Some(snapshot.texts(&context, extract, snapshot.options.memory_bytes_max / 2)?)
+            }
         };
         let keys = &snapshot.fold.tables[self.table].keys;
         let (Portion::Keys(share) | Portion::Any(share)) = self.portion;

@@ -13,8 +13,9 @@ use super::segments::{BodyCache, body_digests};
 use super::{LakeError, unusable};
 use arrow::array::{Array, RecordBatch, StringArray};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ops::{ControlFlow, Deref};
+use std::ops::ControlFlow;
 use tidemill_core::program::Extract;
 use tidemill_core::segment::decode_bodies;
 use tidemill_types::{Digest, Kind, SegmentRef, Text, Value};
@@ -28,27 +29,10 @@ pub(super) trait Lake: Sync {
 }
 
 /// The bodies in the fold's segments: in memory while they are few, else where they stand.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct FoldBodies {
     loaded: HashMap<Digest, Bytes>,
     segment: HashMap<Digest, u32>,
-}
-
-/// Bodies of a fold that is made for one use, or of one that grows.
-enum Bodies<'a> {
-    Own(FoldBodies),
-    Lent(&'a FoldBodies),
-}
-
-impl Deref for Bodies<'_> {
-    type Target = FoldBodies;
-
-    fn deref(&self) -> &FoldBodies {
-        match self {
-            Bodies::Own(bodies) => bodies,
-            Bodies::Lent(bodies) => bodies,
-        }
-    }
 }
 
 /// Makes the texts of rows.
@@ -59,7 +43,8 @@ pub(super) struct Texts<'a> {
     lake: &'a dyn Lake,
     extract: &'a dyn Extract,
     cache: Option<&'a BodyCache>,
-    bodies: Bodies<'a>,
+    /// Those of a fold that is made for one use, or of one that grows.
+    bodies: Cow<'a, FoldBodies>,
 }
 
 /// A body that is needed, and what for.
@@ -80,7 +65,7 @@ type EachBody<'e> = &'e mut dyn FnMut(&Need, &[u8]) -> Result<(), LakeError>;
 pub(super) type Made = HashMap<Text, String>;
 
 impl<'a> Texts<'a> {
-    /// `bytes_max` bounds the bodies of the fold that are kept in memory.
+    /// `bodies` are those of the fold.
     pub fn new(
         io: &'a Io,
         context: &'a FoldContext<'a>,
@@ -88,23 +73,9 @@ impl<'a> Texts<'a> {
         lake: &'a dyn Lake,
         extract: &'a dyn Extract,
         cache: Option<&'a BodyCache>,
-        bytes_max: usize,
-    ) -> Result<Self, LakeError> {
-        let bodies = Bodies::Own(FoldBodies::load(context, fold, cache, bytes_max)?);
-        Ok(Self { io, context, fold, lake, extract, cache, bodies })
-    }
-
-    /// As [`Texts::new`], where the bodies of the fold are listed already.
-    pub fn with(
-        io: &'a Io,
-        context: &'a FoldContext<'a>,
-        fold: &'a Fold,
-        lake: &'a dyn Lake,
-        extract: &'a dyn Extract,
-        cache: Option<&'a BodyCache>,
-        bodies: &'a FoldBodies,
+        bodies: Cow<'a, FoldBodies>,
     ) -> Self {
-        Self { io, context, fold, lake, extract, cache, bodies: Bodies::Lent(bodies) }
+        Self { io, context, fold, lake, extract, cache, bodies }
     }
 
     /// The texts of rows of one table, by their handles.
@@ -360,7 +331,8 @@ impl FoldBodies {
         Ok(())
     }
 
-    fn load(
+    /// Those of a fold's segments; `bytes_max` bounds what is kept in memory, the rest is listed.
+    pub fn load(
         context: &FoldContext<'_>,
         fold: &Fold,
         cache: Option<&BodyCache>,

@@ -22,6 +22,10 @@
 //! follows the one before it in the order of epochs. What a transaction's unclear end meant is never guessed: the
 //! producer is given up, the next one's `Open` settles it, and the progress says what came of it.
 //!
+//! Whatever looks as if it could not be (topics that are ahead of the log, a log that lacks what comes next) may be
+//! another writer's doing, of which a sink that woke up late has not heard. So it looks for the newest root once more
+//! before it says that a person must see to it.
+//!
 //! The progress holds the nonce of its epoch's root. It must be found again in the log, so that the progress of
 //! another store, or of a log that was set back, is told and not gone on from.
 

@@ -47,7 +47,6 @@ struct Broker {
     progress: Option<Progress>,
     /// The tables as they follow from all changes.
     tables: BTreeMap<String, Rows>,
-    transactions: usize,
 }
 
 /// The topics of one trial.
@@ -120,7 +119,6 @@ impl Topics {
             }
         }
         broker.progress = Some(progress.clone());
-        broker.transactions += 1;
         Ok(())
     }
 }
@@ -139,7 +137,7 @@ struct Producer {
     stormy: Box<dyn Fn() -> bool + Send>,
     number: Option<u64>,
     mutant: Option<Mutant>,
-    /// Whether the record before was lost by a bug.
+    /// How many records it was handed.
     sent: u64,
 }
 
@@ -204,14 +202,13 @@ impl Taker for Producer {
         }
         let (key, row) = shown(sent.schema, &by_digest(sent.schema, sent.row));
         let change = Change { table: sent.schema.name.clone(), key, row: (sent.diff > 0).then_some(row) };
-        let mut change = Some(change);
         // A record waits for no answer of its own.
         let number = self.number;
         let mut broker = self.topics.broker();
         if Some(broker.producer) != number {
             return Err(Failure::Lost("it was shut out".to_string()));
         }
-        broker.open.extend(change.take());
+        broker.open.push(change);
         Ok(())
     }
 

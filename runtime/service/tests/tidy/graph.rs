@@ -22,24 +22,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tidemill-operators", &["tidemill-types", "tidemill-core"]),
     ("tidemill-connectors", &["tidemill-types", "tidemill-core"]),
     ("tidemill-gpu", &["tidemill-types", "tidemill-core"]),
-    ("tidemill", &BELOW_SERVICE),
-    ("tidemill-examples", &ALL),
-    ("tidemill-loadtest", &ALL_AND_ORACLE),
+    ("tidemill", OURS.split_at(5).0),
+    ("tidemill-examples", OURS.split_at(6).0),
+    ("tidemill-loadtest", &OURS),
 ];
 
-const BELOW_SERVICE: [&str; 5] =
-    ["tidemill-types", "tidemill-core", "tidemill-operators", "tidemill-connectors", "tidemill-gpu"];
-
-const ALL: [&str; 6] = [
-    "tidemill-types",
-    "tidemill-core",
-    "tidemill-operators",
-    "tidemill-connectors",
-    "tidemill-gpu",
-    "tidemill",
-];
-
-const ALL_AND_ORACLE: [&str; 7] = [
+/// Ours, each before those that may import it.
+const OURS: [&str; 7] = [
     "tidemill-types",
     "tidemill-core",
     "tidemill-operators",
