@@ -101,7 +101,7 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(5..22) * SECOND;
+        let lasts = schedule.pick(4..15) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
