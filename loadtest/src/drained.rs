@@ -5,10 +5,10 @@
 
 use crate::machine;
 use crate::report::Report;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tidemill::Error;
-use tidemill::cli::{RunSettings, Until};
+use tidemill::cli::{RunSettings, RunSummary, Until};
 use tidemill::config::{Sources, flag, resolve};
 
 /// What to run.
@@ -54,23 +54,41 @@ pub fn run(load: Load) -> Result<Report, Error> {
             store.display()
         )));
     }
+    let mut run = settings(load.flags()?, &store)?;
+    run.input_dir = load.input;
+    let workers = run.settings.workers;
+    let before = machine::usage();
+    let summary = run_here(run)?;
+    Ok(Report { workers, summary, usage: machine::usage().since(before) })
+}
+
+/// The settings of a run of the flywheel that drains what is there: flags by their names, and the store's folder.
+///
+/// # Errors
+///
+/// When a flag is wrong.
+pub(crate) fn settings(flags: Vec<(String, String)>, store: &Path) -> Result<RunSettings, Error> {
     let app = tidemill::flywheel::app();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let settings =
-        resolve(&app.settings, &Sources { flags: load.flags()?, cores, ..Sources::default() })?.settings;
-    let program = (app.program)(&settings.program).map_err(Error::failed)?;
-    let workers = settings.workers;
-    let run = RunSettings {
+    let settings = resolve(&app.settings, &Sources { flags, cores, ..Sources::default() })?.settings;
+    Ok(RunSettings {
         model: tidemill::run::model(&settings.model)?,
         settings,
-        input_dir: load.input,
+        input_dir: None,
         accept_gap: false,
         roll_back: None,
         store_url: store.display().to_string(),
         until: Until::Drained,
         progress: Arc::new(|_| {}),
-    };
-    let before = machine::usage();
-    let summary = tidemill::run::run(run, program)?;
-    Ok(Report { workers, summary, usage: machine::usage().since(before) })
+    })
+}
+
+/// Runs the flywheel in this process.
+///
+/// # Errors
+///
+/// When the run fails.
+pub(crate) fn run_here(run: RunSettings) -> Result<RunSummary, Error> {
+    let program = (tidemill::flywheel::app().program)(&run.settings.program).map_err(Error::failed)?;
+    tidemill::run::run(run, program)
 }

@@ -14,6 +14,7 @@
 
 use crate::crash::kafka::{Kafka, PATIENCE};
 use crate::crash::light::Light;
+use crate::drained::{run_here, settings};
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill::Error;
 use tidemill::cli::{Progress, ProgressSink, RunSettings, RunSummary, Until, human_bytes};
-use tidemill::config::{Sources, flag, resolve};
+use tidemill::config::flag;
 use tidemill::run::percentile;
 
 /// What the median of the last tenth may be of that of the first.
@@ -190,27 +191,13 @@ impl Bench<'_> {
     }
 
     fn run(&self, set: &[(&str, &str)], until: Until, progress: ProgressSink) -> Result<RunSummary, Error> {
-        let app = tidemill::flywheel::app();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut flags = vec![("kafka-brokers".to_string(), self.kafka.brokers.clone())];
         flags.extend(set.iter().map(|(key, value)| (flag(key), value.to_string())));
         flags.push((flag("store.retention"), self.history.retention.clone()));
         for stream in tidemill_oracle::kafka::STREAMS {
             flags.push((flag(&format!("kafka.topics.{stream}")), format!("{}{stream}", self.prefix)));
         }
-        let settings = resolve(&app.settings, &Sources { flags, cores, ..Sources::default() })?.settings;
-        let program = (app.program)(&settings.program).map_err(Error::failed)?;
-        let run = RunSettings {
-            model: tidemill::run::model(&settings.model)?,
-            settings,
-            input_dir: None,
-            accept_gap: false,
-            roll_back: None,
-            store_url: self.store.display().to_string(),
-            until,
-            progress,
-        };
-        tidemill::run::run(run, program)
+        run_here(RunSettings { until, progress, ..settings(flags, &self.store)? })
     }
 
     fn fill(&self) -> Result<(), Error> {

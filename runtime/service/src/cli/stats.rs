@@ -9,7 +9,7 @@ use super::output::{Format, Out};
 use super::{Call, StoreReader};
 use crate::Error;
 use tidemill_core::edge::parse_ms;
-use tidemill_types::{Asked, Epoch, Put, Root};
+use tidemill_types::{Asked, Epoch, Put};
 
 /// Dollars for a thousand puts or lists, and for a thousand gets: S3 Standard. Deletions are free.
 const DOLLARS_PUTS: f64 = 0.005;
@@ -18,7 +18,8 @@ const DAY_S: f64 = 86_400.0;
 
 /// What one commit took.
 struct Taken {
-    root: Root,
+    epoch: Epoch,
+    committed_at: String,
     /// What was asked since the root before, if that can be said.
     asked: Option<Asked>,
     /// The publication that it is the first to name.
@@ -38,8 +39,8 @@ fn taken(reader: &StoreReader, first: Epoch, last: Epoch) -> Result<Vec<Taken>, 
         let known = before.as_ref().and_then(|before| before.published.as_ref()).map(|p| p.epoch);
         let new = root.published.as_ref().filter(|published| Some(published.epoch) != known);
         let published = new.filter(|_| before.is_some()).map(|published| (published.epoch, published.put));
-        before = Some(root.clone());
-        all.push(Taken { root, asked, published });
+        all.push(Taken { epoch, committed_at: root.committed_at.clone(), asked, published });
+        before = Some(root);
     }
     Ok(all)
 }
@@ -65,7 +66,7 @@ pub fn stats(
 
 fn json(taken: &Taken) -> String {
     let published = taken.published.map(|(epoch, put)| serde_json::json!({"epoch": epoch, "put": put}));
-    let (epoch, at) = (taken.root.epoch, &taken.root.committed_at);
+    let (epoch, at) = (taken.epoch, &taken.committed_at);
     serde_json::json!({"epoch": epoch, "committed_at": at, "asked": taken.asked, "published": published})
         .to_string()
 }
@@ -75,8 +76,8 @@ fn row(taken: &Taken) -> Vec<String> {
     let of = |field: fn(&Asked) -> u64| shown(taken.asked.as_ref().map(field));
     let put = taken.published.and_then(|(_, put)| put);
     vec![
-        taken.root.epoch.to_string(),
-        taken.root.committed_at.clone(),
+        taken.epoch.to_string(),
+        taken.committed_at.clone(),
         of(|asked| asked.puts),
         of(|asked| asked.gets),
         of(|asked| asked.lists),
@@ -121,7 +122,7 @@ fn summary(all: &[Taken]) -> Vec<String> {
             commits / publications
         ));
     }
-    let at = |taken: &Taken| parse_ms(&taken.root.committed_at).unwrap_or_default();
+    let at = |taken: &Taken| parse_ms(&taken.committed_at).unwrap_or_default();
     let seconds = (at(last) - at(first)).max(1) as f64 / 1e3;
     let pace = (commits - 1.0).max(1.0) / seconds;
     let dollars = (puts + sum(|asked| asked.lists)) / commits * DOLLARS_PUTS / 1e3
@@ -139,25 +140,17 @@ fn summary(all: &[Taken]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn root(committed_at: &str) -> Root {
-        serde_json::from_value(serde_json::json!({
-            "format": 1, "epoch": 1, "committed_at": committed_at, "generation": 4, "nonce": "", "location": "",
-            "claim": false, "models": [], "program": {"name": "", "version": "", "settings": {}}, "positions": {},
-            "segments": [], "published": null,
-        }))
-        .expect("a root")
-    }
-
     #[test]
     fn averages_leave_out_what_publications_put_and_a_day_is_priced() {
         let taken = |second: u64, puts: u64, published: Option<Put>| Taken {
-            root: root(&format!("2026-01-01T00:00:{second:02}Z")),
+            epoch: second,
+            committed_at: format!("2026-01-01T00:00:{second:02}Z"),
             asked: Some(Asked { puts, gets: 1, put_bytes: 100 * puts, ..Asked::default() }),
             published: published.map(|put| (0, Some(put))),
         };
         let put = Put { objects: 40, bytes: 4000 };
         let mut all = vec![taken(0, 2, None), taken(1, 42, Some(put)), taken(2, 2, None), taken(3, 2, None)];
-        all.push(Taken { root: root("2026-01-01T00:00:09Z"), asked: None, published: None });
+        all.push(Taken { epoch: 9, committed_at: String::new(), asked: None, published: None });
         let lines = summary(&all);
         assert!(
             lines[0].starts_with("a commit: 2.00 puts, 200 bytes; beside it 1.00 gets, 0.00 lists"),
