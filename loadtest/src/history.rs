@@ -75,24 +75,23 @@ pub struct Found {
     looks: Vec<Look>,
 }
 
-/// Medians of the first and the last tenth of durations, milliseconds.
-fn tenths(durations_us: &[u64]) -> (f64, f64) {
-    let tenth = (durations_us.len() / 10).max(1).min(durations_us.len());
-    let ms = |some: &[u64]| percentile(some, 50) as f64 / 1e3;
-    (ms(&durations_us[..tenth]), ms(&durations_us[durations_us.len() - tenth..]))
+/// Medians of each tenth of durations, in order, milliseconds.
+fn tenths(durations_us: &[u64]) -> [f64; 10] {
+    let at = |tenth: usize| durations_us.len() * tenth / 10;
+    std::array::from_fn(|tenth| percentile(&durations_us[at(tenth)..at(tenth + 1)], 50) as f64 / 1e3)
 }
 
 /// The last by the first, or 1 where nothing was measured.
-fn ratio((first, last): (f64, f64)) -> f64 {
+fn ratio([first, .., last]: [f64; 10]) -> f64 {
     if first > 0.0 { last / first } else { 1.0 }
 }
 
 impl Found {
-    fn commits(&self) -> (f64, f64) {
+    fn commits(&self) -> [f64; 10] {
         tenths(&self.summary.figures.commit_us)
     }
 
-    fn publications(&self) -> (f64, f64) {
+    fn publications(&self) -> [f64; 10] {
         tenths(&self.summary.figures.publish_us)
     }
 
@@ -103,7 +102,7 @@ impl Found {
 
     /// The figures as one object; times in milliseconds.
     pub fn json(&self) -> Value {
-        let of = |tenths: (f64, f64)| json!({"first": tenths.0, "last": tenths.1, "ratio": ratio(tenths)});
+        let of = |tenths: [f64; 10]| json!({"tenths": tenths, "ratio": ratio(tenths)});
         let look = |look: &Look| {
             json!({"commits": look.commits, "roots": look.roots, "segments": look.segments,
                 "log_bytes": look.log_bytes, "lake_files": look.lake_files, "lake_bytes": look.lake_bytes,
@@ -132,12 +131,8 @@ impl fmt::Display for Found {
             self.rows
         )?;
         for (what, tenths) in [("commit", self.commits()), ("publication", self.publications())] {
-            let (first, last) = tenths;
-            writeln!(
-                f,
-                "{what}: p50 of the first tenth {first:.1} ms, of the last {last:.1} ms, ratio {:.2}",
-                ratio(tenths)
-            )?;
+            let each = tenths.map(|ms| format!("{ms:.1}")).join(" ");
+            writeln!(f, "{what}: p50 of each tenth {each} ms, last by first {:.2}", ratio(tenths))?;
         }
         writeln!(f, "commits  roots  segments  log         lake files  lake        most files of a table")?;
         for look in &self.looks {
@@ -286,11 +281,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenths_are_those_at_the_ends() {
+    fn tenths_are_in_order() {
         let durations: Vec<u64> = (1..=100).map(|n| n * 1000).collect();
-        assert_eq!(tenths(&durations), (5.0, 95.0));
+        assert_eq!(tenths(&durations), [5.0, 15.0, 25.0, 35.0, 45.0, 55.0, 65.0, 75.0, 85.0, 95.0]);
         assert_eq!((ratio(tenths(&durations)), ratio(tenths(&[]))), (19.0, 1.0));
-        assert_eq!(tenths(&[2000]), (2.0, 2.0));
     }
 
     #[test]
