@@ -26,6 +26,7 @@ fn root(epoch: Epoch) -> Root {
         log_from: 0,
         tags: Default::default(),
         rolled_back_to: None,
+        trusts_ms: 0,
         asked: None,
     }
 }
@@ -82,6 +83,33 @@ async fn a_hint_does_not_lead_into_a_hole() {
     }
     store.put(HINT, Bytes::from_static(b"7 another")).await.unwrap();
     assert_eq!(newest(&store, None).await, Some(21));
+}
+
+/// Nobody goes on as if commits had never been.
+#[tokio::test]
+async fn roots_that_somebody_removed_are_missed() {
+    let store = ObjectStore::memory("log-missing");
+    for epoch in 0..40 {
+        put_root(&store, epoch).await;
+    }
+    write_hint(&store, &seen(20)).await.unwrap();
+    let root = store.get(&root_name(23)).await.unwrap();
+    store.delete(&root_name(23)).await.unwrap();
+    let error = newest_root(&store, None).await.unwrap_err().to_string();
+    assert!(error.contains(&root_name(23)) && error.contains("39") && error.contains("restore"), "{error}");
+    store.put(&root_name(23), root).await.unwrap();
+    assert_eq!(newest(&store, None).await, Some(39));
+    for epoch in 15..40 {
+        store.delete(&root_name(epoch)).await.unwrap();
+    }
+    let error = newest_root(&store, None).await.unwrap_err().to_string();
+    assert!(error.contains("root 20 was committed") && error.contains("the last is 14"), "{error}");
+    assert!(error.contains("restore") && error.contains("delete catalog/_hint"), "{error}");
+    // What was damaged says nothing, and neither does one of an older release.
+    for hint in ["20 n 00000000", "20 n"] {
+        store.put(HINT, Bytes::from_static(hint.as_bytes())).await.unwrap();
+        assert_eq!(newest(&store, None).await, Some(14));
+    }
 }
 
 #[tokio::test]

@@ -17,12 +17,17 @@ use iceberg::spec::{
 };
 use std::collections::HashMap;
 use tidemill_core::edge::SharedEdge;
-use tidemill_types::{Digest, TableSchema};
+use tidemill_types::TableSchema;
 
 /// Snapshots, and earlier metadata files, that a metadata file lists at most.
 const SNAPSHOTS_MAX: usize = 10;
 /// The property of a snapshot that says its epoch.
 const EPOCH: &str = "tidemill.epoch";
+
+/// The epoch of a snapshot.
+pub(super) fn epoch_of(snapshot: &Snapshot) -> Option<u64> {
+    snapshot.summary().additional_properties.get(EPOCH)?.parse().ok()
+}
 
 /// What a snapshot changes, for its summary.
 #[derive(Clone, Copy, Default, Debug)]
@@ -58,11 +63,6 @@ pub(super) struct Committed {
     pub snapshot_id: i64,
     /// Manifest list, manifests, metadata file.
     pub objects: Vec<(String, Bytes)>,
-}
-
-/// The digest of a table's metadata objects: manifest list, manifests, metadata file.
-pub(super) fn metadata_digest<'b>(objects: impl IntoIterator<Item = &'b Bytes>) -> Digest {
-    Digest::of_parts(objects.into_iter().map(|body| body.as_ref()).collect::<Vec<_>>())
 }
 
 /// What a snapshot is made of.
@@ -245,10 +245,11 @@ impl Commit<'_> {
 
     fn metadata(&self, base: TableMetadata, list: &str) -> Result<TableMetadata, LakeError> {
         let what = &self.schema.name;
-        let epoch = |s: &Snapshot| s.summary().additional_properties.get(EPOCH)?.parse::<u64>().ok();
         let mut old: Vec<(i64, i64, bool)> = base
             .snapshots()
-            .map(|s| (s.sequence_number(), s.snapshot_id(), epoch(s).is_some_and(|e| e < self.listed_from)))
+            .map(|s| {
+                (s.sequence_number(), s.snapshot_id(), epoch_of(s).is_some_and(|e| e < self.listed_from))
+            })
             .collect();
         old.sort_unstable();
         let keep = if self.moved { 0 } else { SNAPSHOTS_MAX - 1 };

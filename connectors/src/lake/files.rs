@@ -132,6 +132,40 @@ pub(super) fn listed(
     Ok((stored, addresses))
 }
 
+/// Takes the place, the name and the bytes of a metadata object; says whether to go on.
+pub(super) type EachObject<'e> = &'e mut dyn FnMut(usize, &str, &[u8]) -> bool;
+
+/// Hands out a published table's metadata file, its manifest list and its manifests, in this order, each before it is
+/// read for the names of those that follow.
+pub(super) fn metadata_objects(
+    io: &Io,
+    location: &str,
+    published: &PublishedTable,
+    each: EachObject<'_>,
+) -> Result<(), LakeError> {
+    let name = name_of(location, &published.metadata_location)?;
+    let body = io.get(&name)?;
+    if !each(0, &name, &body) {
+        return Ok(());
+    }
+    let metadata: TableMetadata = serde_json::from_slice(&body).map_err(unusable(&name))?;
+    let snapshot = metadata.snapshot_by_id(published.snapshot_id);
+    let missing = || unusable(&name)(format!("it has no snapshot {}", published.snapshot_id));
+    let list = name_of(location, snapshot.ok_or_else(missing)?.manifest_list())?;
+    let body = io.get(&list)?;
+    if !each(1, &list, &body) {
+        return Ok(());
+    }
+    let parsed = ManifestList::parse_with_version(&body, FormatVersion::V2).map_err(unusable(&list))?;
+    for (place, manifest) in parsed.entries().iter().enumerate() {
+        let name = name_of(location, &manifest.manifest_path)?;
+        if !each(2 + place, &name, &io.get(&name)?) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Whether an absolute address lies in the store as it is addressed now.
 fn is_here(io: &Io, address: &str) -> bool {
     address.strip_prefix(io.store.location()).is_some_and(|rest| rest.starts_with('/'))

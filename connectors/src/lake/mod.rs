@@ -47,7 +47,7 @@ pub use layout::{epoch_of, generation_of};
 pub use publisher::{LakeOptions, LakePublisher, PublishStats, published_objects};
 pub use segments::{BodyCache, SegmentBytes, stored_segments};
 pub use snapshot::{Snapshot, SnapshotOptions, TableFiles, TextForm};
-pub use verify::{verify, verify_all};
+pub use verify::{Verified, verify, verify_all};
 
 use parquet::errors::ParquetError;
 use tidemill_core::columns::ColumnError;

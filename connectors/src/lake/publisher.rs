@@ -5,7 +5,7 @@
 //! generation, and the next call begins anew from the same state.
 
 use super::checkpoint::{self, Covered, Opened};
-use super::commit::{Commit, Delta, metadata_digest};
+use super::commit::{Commit, Delta};
 use super::compact::compact;
 use super::data_file::BatchBuilder;
 use super::draft::{FileSink, Ids, Making, TableDraft, Uploads};
@@ -639,7 +639,8 @@ impl TableWork<'_> {
             listed_from: publisher.listed_from,
         };
         let committed = commit.make()?;
-        let digest = metadata_digest(committed.objects.iter().map(|(_, body)| body));
+        let metadata_digests =
+            committed.objects.iter().map(|(_, body)| Digest::of(body).to_string()).collect();
         for (name, body) in committed.objects {
             uploads.put(name, body)?;
         }
@@ -647,7 +648,7 @@ impl TableWork<'_> {
             metadata_location: address(location, &committed.metadata_name),
             snapshot_id: committed.snapshot_id,
             rows: draft.files.rows(),
-            metadata_digest: Some(digest.to_string()),
+            metadata_digests,
             index: covered.name.clone(),
         };
         let (metadata, moves, delta) = (committed.metadata, draft.moves, draft.delta);

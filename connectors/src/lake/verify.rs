@@ -2,12 +2,12 @@
 
 use super::LakeError;
 use super::checkpoint;
-use super::commit::metadata_digest;
-use super::files::{DataFile, Stored, listed, load, read_index};
+use super::commit::epoch_of;
+use super::files::{DataFile, Stored, listed, load, metadata_objects, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::KeyIndex;
 use super::io::{FileRef, Io};
-use super::layout::{generation_of, is_whole};
+use super::layout::{generation_of, is_whole, name_of};
 use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -19,7 +19,7 @@ use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 /// the object that it is about; an error only if the store cannot be asked.
 pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
     let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
-    let mut checking = Checking { sizes: sizes(&io)?, io, root, problems: Vec::new() };
+    let mut checking = Checking { sizes: sizes(&io)?, named: HashSet::new(), io, root, problems: Vec::new() };
     let mut indexes = Vec::new();
     for schema in options.schemas.iter() {
         indexes.push(checking.table(schema));
@@ -28,13 +28,27 @@ pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, Lak
     Ok(checking.problems)
 }
 
+/// What was found in all that is retained.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Verified {
+    /// What is wrong, each with its object and what to do.
+    pub problems: Vec<String>,
+    /// Objects that a writer made and no commit names: left by a publication that was cut off, or about to be named.
+    /// No row of a table is in them.
+    pub unnamed: Vec<String>,
+}
+
 /// Checks all that retained roots refer to, by size and digest: their segments, their publications' files and
-/// metadata; and that every object of the lake is one that a writer made. All of it is read once. The problems,
-/// each with its object; an error only if the store cannot be asked.
-pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<String>, LakeError> {
-    let Some(newest) = roots.last() else { return Ok(Vec::new()) };
+/// metadata; and that every object of the lake is one that a writer made. All of it is read once.
+///
+/// # Errors
+///
+/// When the store cannot be asked.
+pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified, LakeError> {
+    let Some(newest) = roots.last() else { return Ok(Verified::default()) };
     let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
-    let mut checking = Checking { sizes: sizes(&io)?, io, root: newest, problems: Vec::new() };
+    let mut checking =
+        Checking { sizes: sizes(&io)?, named: HashSet::new(), io, root: newest, problems: Vec::new() };
     let segments = stored_segments(options.store.clone(), options.edge.clone(), 0);
     for segment in roots.iter().flat_map(|root| &root.segments) {
         if let Err(error) = segments(segment) {
@@ -49,13 +63,15 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
             indexes.extend(&published.index);
             let schema = options.schemas.iter().find(|schema| schema.name == *name);
             let Some(schema) = schema.filter(|_| seen.insert(&published.metadata_location)) else { continue };
+            if !checking.metadata_is_whole(&root.location, published) {
+                continue;
+            }
             match listed(&checking.io, &root.location, schema, published) {
-                Ok((stored, _)) if checking.metadata_is_whole(schema, published, &stored) => {
+                Ok((stored, _)) => {
                     let data = stored.files.data.values().map(|file| file.file.clone());
                     let all = data.chain(stored.files.deletes.iter().map(|file| file.file.clone()));
                     files.extend(all.map(|file| (file.name.clone(), file)));
                 }
-                Ok(_) => {}
                 Err(error) => checking.found(told(error)),
             }
         }
@@ -64,6 +80,7 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
         checking.is_whole(file);
     }
     for name in indexes {
+        checking.named.insert(name.clone());
         let whole = checking.io.get(name).map(|body| is_whole(name, &body) == Some(true));
         match whole {
             Ok(true) => {}
@@ -71,17 +88,18 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Vec<Strin
             Err(error) => checking.found(checkpoint_told(error)),
         }
     }
-    let mut strangers: Vec<&String> =
-        checking.sizes.keys().filter(|name| generation_of(name).is_none()).collect();
-    strangers.sort();
-    let strangers: Vec<String> = strangers
-        .into_iter()
-        .map(|name| {
-            format!("{name} was made by no writer of this store, and no row of a table is in it; remove it")
-        })
-        .collect();
-    checking.problems.extend(strangers);
-    Ok(checking.problems)
+    checking.named.extend(files.into_keys());
+    checking.named.extend(roots.iter().flat_map(|root| &root.dropped).cloned());
+    let unnamed = checking.unnamed();
+    Ok(Verified { problems: checking.problems, unnamed })
+}
+
+/// Snapshots that a table's metadata lists and whose manifest lists are not there, by epoch.
+fn listed_snapshots(stored: &Stored, location: &str, sizes: &HashMap<String, u64>) -> Vec<(u64, String)> {
+    let lists = stored.metadata.snapshots().filter_map(|snapshot| {
+        Some((epoch_of(snapshot)?, name_of(location, snapshot.manifest_list()).ok()?))
+    });
+    lists.filter(|(_, list)| !sizes.contains_key(list)).collect()
 }
 
 /// An error as a problem that says what to do.
@@ -108,6 +126,8 @@ struct Checking<'a> {
     io: Io,
     root: &'a Root,
     sizes: HashMap<String, u64>,
+    /// What a root refers to, as far as it was looked at.
+    named: HashSet<String>,
     problems: Vec<String>,
 }
 
@@ -123,11 +143,14 @@ impl Checking<'_> {
             self.found(format!("publication {} does not name table {}", publication.epoch, schema.name));
             return None;
         };
+        if !self.metadata_is_whole(&self.root.location, published) {
+            return None;
+        }
         match load(&self.io, &self.root.location, schema, published) {
-            Ok(stored) if self.metadata_is_whole(schema, published, &stored) => {
+            Ok(stored) => {
+                self.seen_by_others(schema, published, &stored);
                 self.files(schema, published, &stored)
             }
-            Ok(_) => None,
             Err(error) => {
                 self.found(told(error));
                 None
@@ -135,25 +158,46 @@ impl Checking<'_> {
         }
     }
 
-    /// Whether manifests and metadata file have the digest that the root says.
-    fn metadata_is_whole(
-        &mut self,
-        schema: &TableSchema,
-        published: &PublishedTable,
-        stored: &Stored,
-    ) -> bool {
-        let Some(digest) = &published.metadata_digest else { return true };
-        let names = stored.manifests.iter().chain([&stored.name]);
-        let bodies = names.map(|name| self.io.get(name)).collect::<Result<Vec<_>, _>>();
-        match bodies.map(|bodies| metadata_digest(&bodies).to_string()) {
-            Ok(found) if found == *digest => return true,
-            Ok(_) => self.found(format!(
-                "{}: the manifests and metadata of table {} are not what was written; restore them from a copy of the store",
-                stored.name, schema.name
-            )),
-            Err(error) => self.found(error.to_string()),
+    /// Whether metadata file, manifest list and manifests have the digests that the root says. Each is held to its own
+    /// before it is read for the names of those below it.
+    fn metadata_is_whole(&mut self, location: &str, published: &PublishedTable) -> bool {
+        let mut digests = published.metadata_digests.iter();
+        let mut whole = true;
+        let checked = metadata_objects(&self.io, location, published, &mut |place, name, body| {
+            let digest = if place == 0 { digests.next_back() } else { digests.next() };
+            self.named.insert(name.to_string());
+            whole = digest.is_none_or(|digest| Digest::of(body).to_string() == *digest);
+            if !whole {
+                self.problems.push(format!(
+                    "{name} is not what was written: its bytes do not have the digest that the root says; restore it from \
+                     a copy of the store"
+                ));
+            }
+            whole
+        });
+        if let Err(error) = checked {
+            self.found(told(error));
+            return false;
         }
-        false
+        whole
+    }
+
+    /// What Iceberg's readers go by: the current snapshot, and the others that are listed and retained.
+    fn seen_by_others(&mut self, schema: &TableSchema, published: &PublishedTable, stored: &Stored) {
+        let (table, name) = (&schema.name, &stored.name);
+        if stored.metadata.current_snapshot_id() != Some(published.snapshot_id) {
+            let current = stored.metadata.current_snapshot_id();
+            self.found(told(format!(
+                "{name}: the current snapshot of table {table} is {current:?}, and the root names {}",
+                published.snapshot_id
+            )));
+        }
+        let missing = listed_snapshots(stored, &self.root.location, &self.sizes);
+        for (epoch, list) in missing.into_iter().filter(|(epoch, _)| *epoch >= self.root.log_from) {
+            self.found(told(format!(
+                "{list} is missing, the manifest list of table {table} at epoch {epoch}"
+            )));
+        }
     }
 
     /// Whether a data or delete file is there with the bytes that were written.
@@ -174,6 +218,26 @@ impl Checking<'_> {
             },
         }
         false
+    }
+
+    /// Objects of the lake that no root refers to. Those that no writer can have made are problems.
+    fn unnamed(&mut self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.sizes.keys().filter(|name| !self.named.contains(*name)).cloned().collect();
+        names.sort();
+        names.retain(|name| {
+            // It may have been deleted since it was listed.
+            let Ok(body) = self.io.get(name) else { return false };
+            let made =
+                generation_of(name).is_some() && is_whole(name, &body).unwrap_or(!name.contains("/data/"));
+            if !made {
+                self.problems.push(format!(
+                    "{name} was made by no writer of this store, and no row of a table is in it; remove it"
+                ));
+            }
+            made
+        });
+        names
     }
 
     fn files(

@@ -96,6 +96,10 @@ async fn lists(store: &SharedStore) -> Result<(), String> {
     same("a list at any depth", names(store, "c/l/").await?, all.to_vec())?;
     same("a list of a subfolder", names(store, "c/l/a/").await?, all[..2].to_vec())?;
     let everything = names(store, "").await?;
+    let after = ok("list_after", store.list_after("c/l/", &all[0].0).await)?;
+    let mut after: Vec<(String, u64)> = after.into_iter().map(|object| (object.name, object.bytes)).collect();
+    after.sort();
+    same("what comes after a name", after, all[1..].to_vec())?;
     same("a list of all", everything.iter().any(|(name, _)| name == "c/lx"), true)?;
     fails("a folder without a slash", store.list("c/l").await).map(drop)
 }

@@ -313,6 +313,7 @@ impl World {
             log_from: 0,
             tags: Default::default(),
             rolled_back_to: None,
+            trusts_ms: 0,
             asked: None,
         };
         self.roots.push(root.clone());

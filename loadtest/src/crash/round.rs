@@ -34,6 +34,8 @@ const POINT_PATIENCE: Duration = Duration::from_secs(12);
 /// How long a mill that was fenced may take to notice.
 const FENCED_PATIENCE: Duration = Duration::from_secs(90);
 /// What a mill says that was fenced.
+/// What a mill ends with that another has taken the store from.
+const SUPERSEDED: i32 = 3;
 const FENCED: &str = "another writer has taken over the store";
 /// What a mill says, before it leaves, of a disk that takes nothing: a person must mend it.
 const UNWRITABLE: [&str; 2] = ["Read-only file system", "No space left on device"];
@@ -403,7 +405,7 @@ impl Round<'_> {
         sleeper.tell(Signal::CONT);
         let ended = sleeper.wait(FENCED_PATIENCE);
         let said = sleeper.said();
-        if ended.and_then(|status| status.code()) != Some(1) || !said.contains(FENCED) {
+        if ended.and_then(|status| status.code()) != Some(SUPERSEDED) || !said.contains(FENCED) {
             let how = ended.map_or("is still there".to_string(), |status| format!("ended with {status}"));
             self.outcome.verdict.tell(format!(
                 "a mill that slept while a successor worked {how}; {}: {}",

@@ -96,6 +96,8 @@ pub struct Stamp {
     pub committed_at: String,
     /// Unique.
     pub nonce: String,
+    /// For how long this writer takes a free name for one that was never used.
+    pub trusts_ms: u64,
     /// What was asked of the store until then, if that is counted.
     pub asked: Option<Asked>,
 }
@@ -228,6 +230,7 @@ impl Committer {
             log_from: self.log_from,
             tags: self.tags.clone(),
             rolled_back_to: None,
+            trusts_ms: stamp.trusts_ms,
             asked: stamp.asked,
             ..self.newest.clone()
         };
@@ -307,6 +310,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             log_from: 0,
             tags: Default::default(),
             rolled_back_to: None,
+            trusts_ms: stamp.trusts_ms,
             asked: None,
         },
         Some(newest) => Root {
@@ -318,6 +322,7 @@ pub fn claim(newest: Option<&Root>, location: &str, start: &InForce, stamp: Stam
             claim: true,
             segments: Vec::new(),
             rolled_back_to: None,
+            trusts_ms: stamp.trusts_ms.max(newest.trusts_ms),
             asked: None,
             ..newest.clone()
         },
@@ -340,7 +345,12 @@ mod tests {
     use tidemill_types::invariants::follows;
 
     fn stamp(n: u32) -> Stamp {
-        Stamp { committed_at: "2026-01-01T00:00:00Z".into(), nonce: n.to_string(), asked: None }
+        Stamp {
+            committed_at: "2026-01-01T00:00:00Z".into(),
+            nonce: n.to_string(),
+            trusts_ms: 10,
+            asked: None,
+        }
     }
 
     fn in_force() -> InForce {
@@ -406,6 +416,19 @@ mod tests {
         let first = claim(None, "memory://x", &in_force(), stamp(0));
         let second = claim(Some(&first), "memory://x", &in_force(), stamp(1));
         follows(&first, &second).unwrap();
+    }
+
+    #[test]
+    fn a_claim_says_for_how_long_those_before_it_trust_a_free_name() {
+        let root = Root { trusts_ms: 500, ..claim(None, "memory://x", &in_force(), stamp(0)) };
+        let second = claim(Some(&root), "memory://x", &in_force(), stamp(1));
+        assert_eq!(second.trusts_ms, 500);
+        let third = claim(Some(&second), "memory://x", &in_force(), stamp(2));
+        assert_eq!(third.trusts_ms, 500, "the writer in between has made nothing but its claim");
+        let mut c = Committer::new(third, in_force());
+        c.sealed(sealed(3));
+        let Action::Put(own) = c.next(|| stamp(3)) else { panic!("a put") };
+        assert_eq!(own.trusts_ms, 10);
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl dyn Edge {
 
     /// Time and nonce of a new root.
     pub fn stamp(&self) -> Stamp {
-        Stamp { committed_at: self.now_text(), nonce: self.uuid().to_string(), asked: None }
+        Stamp { committed_at: self.now_text(), nonce: self.uuid().to_string(), trusts_ms: 0, asked: None }
     }
 
     /// What a computation gives; `None` if it was cut off.

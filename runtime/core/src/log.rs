@@ -13,6 +13,10 @@
 //! believed: the root that it names must be there and have that nonce. So neither a writer that slept and
 //! lowers the hint nor a root that such a writer left in a hole below the run can lead anyone astray.
 //! Without a usable hint the catalog is listed, which is always right.
+//!
+//! A root that somebody removed ends the run too early. So whoever comes anew also asks what stands behind the
+//! end: roots that do although the next one should be there, or a hint, which a writer wrote for a root that
+//! it was sure of, say that roots are missing. Then nothing is read or written as if they had never been.
 
 use crate::store::{Store, StoreError};
 use bytes::Bytes;
@@ -21,9 +25,10 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use tidemill_types::invariants::follows;
-use tidemill_types::{Epoch, FORMAT, Root, root_epoch, root_name};
+use tidemill_types::{Digest, Epoch, FORMAT, Root, root_epoch, root_name};
 
-/// The object that holds the hint: an epoch as decimal digits, a space, the nonce of its root.
+/// The object that holds the hint: an epoch as decimal digits, the nonce of its root, and the beginning of the digest
+/// of these two, with spaces between.
 pub const HINT: &str = "catalog/_hint";
 
 /// How many roots are read at once.
@@ -50,24 +55,102 @@ impl Seen {
         Self { epoch: root.epoch, nonce: root.nonce.clone() }
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
-        let (epoch, nonce) = std::str::from_utf8(text).ok()?.trim().split_once(' ')?;
-        Some(Self { epoch: epoch.parse().ok()?, nonce: nonce.to_string() })
+    /// The hint, and whether it is sure to be what was written; older ones do not say.
+    fn parse(text: &[u8]) -> Option<(Self, bool)> {
+        let mut parts = std::str::from_utf8(text).ok()?.split_ascii_whitespace();
+        let (epoch, nonce, check) = (parts.next()?, parts.next()?, parts.next());
+        let seen = Self { epoch: epoch.parse().ok()?, nonce: nonce.to_string() };
+        match check {
+            Some(check) if parts.next().is_none() && check == seen.check() => Some((seen, true)),
+            Some(_) => None,
+            None => Some((seen, false)),
+        }
+    }
+
+    fn check(&self) -> String {
+        Digest::of(format!("{} {}", self.epoch, self.nonce).as_bytes()).to_string()[..8].to_string()
+    }
+
+    fn text(&self) -> String {
+        format!("{} {} {}", self.epoch, self.nonce, self.check())
     }
 }
 
 /// The newest root, or `None` in an empty store. `seen` is a root that the caller has seen in the log;
-/// without one the stored hint is used.
+/// without one the stored hint is used, and roots that are missing are found.
 ///
 /// # Errors
 ///
-/// When the store fails, or the newest root cannot be read (see [`read_root`]).
+/// When the store fails, or the newest root cannot be read (see [`read_root`]); [`StoreError::Damaged`] when roots of
+/// the log are missing.
 pub async fn newest_root(store: &dyn Store, seen: Option<&Seen>) -> Result<Option<Root>, StoreError> {
-    let hint = match seen {
-        Some(seen) => Some(seen.clone()),
-        None => read_hint(store).await?,
+    if seen.is_some() {
+        return run_end(store, seen).await;
+    }
+    let hint = stored_hint(store).await?;
+    let mut newest = run_end(store, hint.as_ref().map(|(seen, _)| seen)).await?;
+    while let Some(root) = newest.take() {
+        match beyond(store, &root).await? {
+            Beyond::Nothing => {
+                newest = Some(root);
+                break;
+            }
+            Beyond::Newer(root) => newest = Some(*root),
+            Beyond::Moved => newest = run_end(store, None).await?,
+        }
+    }
+    match hint {
+        Some((hint, true)) if newest.as_ref().is_none_or(|newest| newest.epoch < hint.epoch) => {
+            let there =
+                newest.map_or("none is there".to_string(), |root| format!("the last is {}", root.epoch));
+            Err(StoreError::Damaged(format!(
+                "{}/{HINT} says that root {} was committed, and {there}: the roots after it are missing; restore them \
+                 from a copy of the store, or, to go on without these commits, delete {HINT}",
+                store.location(),
+                hint.epoch
+            )))
+        }
+        _ => Ok(newest),
+    }
+}
+
+/// What stands behind the root at which a run ends.
+enum Beyond {
+    Nothing,
+    /// The log has gone on since.
+    Newer(Box<Root>),
+    /// It has gone on so far that the root may be gone.
+    Moved,
+}
+
+/// Looks behind the end of a run for roots that should not be there.
+async fn beyond(store: &dyn Store, end: &Root) -> Result<Beyond, StoreError> {
+    let listed = store.list_after("catalog/", &root_name(end.epoch)).await?;
+    let Some(highest) = listed.iter().filter_map(|object| root_epoch(&object.name)).max() else {
+        return Ok(Beyond::Nothing);
     };
-    if let Some(hint) = hint
+    let next = end.epoch + 1;
+    let goes_on = find(store, next).await?.is_some();
+    // A list may show what is gone.
+    let Some(body) = find(store, highest).await? else {
+        return Ok(if goes_on { Beyond::Moved } else { Beyond::Nothing });
+    };
+    // Found after the next root was looked for: if its log begins no later, that root was not given up.
+    let Some(newest) = newest_from(store, highest, body).await? else { return Ok(Beyond::Moved) };
+    if !goes_on && newest.log_from <= next {
+        return Err(StoreError::Damaged(format!(
+            "{}/{} is missing, and the log goes on after it to root {}; restore it from a copy of the store",
+            store.location(),
+            root_name(next),
+            newest.epoch
+        )));
+    }
+    Ok(Beyond::Newer(Box::new(newest)))
+}
+
+/// The root at which the run ends that a root seen in it belongs to; without one, the run that a list shows.
+async fn run_end(store: &dyn Store, seen: Option<&Seen>) -> Result<Option<Root>, StoreError> {
+    if let Some(hint) = seen
         && let Some(body) = find(store, hint.epoch).await?
         && parse(store, hint.epoch, &body).is_ok_and(|root| root.nonce == hint.nonce)
         && let Some(newest) = newest_from(store, hint.epoch, body).await?
@@ -222,6 +305,11 @@ pub async fn log_start(store: &dyn Store) -> Result<Option<Epoch>, StoreError> {
 ///
 /// When the store fails.
 pub async fn read_hint(store: &dyn Store) -> Result<Option<Seen>, StoreError> {
+    Ok(stored_hint(store).await?.map(|(seen, _)| seen))
+}
+
+/// The stored hint, and whether it is sure to be what was written.
+async fn stored_hint(store: &dyn Store) -> Result<Option<(Seen, bool)>, StoreError> {
     match store.get(HINT).await {
         Ok(body) => Ok(Seen::parse(&body)),
         Err(StoreError::NotFound { .. }) => Ok(None),
@@ -239,7 +327,7 @@ pub async fn write_hint(store: &dyn Store, seen: &Seen) -> Result<(), StoreError
     if read_hint(store).await?.is_some_and(|stored| stored.epoch >= seen.epoch) {
         return Ok(());
     }
-    store.put(HINT, Bytes::from(format!("{} {}", seen.epoch, seen.nonce))).await
+    store.put(HINT, Bytes::from(seen.text())).await
 }
 
 /// What is wrong with the log that a newest root speaks of, each problem with its object: roots that are missing,
@@ -280,17 +368,29 @@ pub async fn verify(store: &dyn Store, newest: &Root) -> Result<(Vec<String>, Ve
         previous = Some(root.clone());
         good.push(root);
     }
-    let hint = store.get(HINT).await;
-    let found = match &hint {
-        Ok(body) => Seen::parse(body),
-        Err(StoreError::NotFound { .. }) => return Ok((problems, good)),
-        Err(error) => return Err(error.clone()),
-    };
-    let leads = found.is_some_and(|hint| good.iter().any(|root| Seen::of(root) == hint));
-    if !leads {
+    if !hint_leads(store, &good).await? {
         problems.push(format!(
             "{HINT} is not what a writer wrote; nothing is lost by it: delete it, a run writes it anew"
         ));
     }
     Ok((problems, good))
+}
+
+/// Whether the hint, if there is one, names a root that is there: one of these, or a later one.
+async fn hint_leads(store: &dyn Store, roots: &[Root]) -> Result<bool, StoreError> {
+    let found = match store.get(HINT).await {
+        Ok(body) => Seen::parse(&body),
+        Err(StoreError::NotFound { .. }) => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let Some((hint, _)) = found else { return Ok(false) };
+    if roots.last().is_none_or(|last| last.epoch >= hint.epoch) {
+        return Ok(roots.iter().any(|root| Seen::of(root) == hint));
+    }
+    // Beside a run the hint may be renewed while roots are read.
+    match read_root(store, hint.epoch).await {
+        Ok(root) => Ok(root.nonce == hint.nonce),
+        Err(StoreError::NotFound { .. } | StoreError::Damaged(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -66,6 +66,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError>;
     /// The objects whose names begin with a folder's name (ended by `/`), at any depth, in any order.
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError>;
+    /// Those of [`Store::list`] whose names come after a name, which stands in that folder.
+    async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let listed = self.list(folder).await?;
+        Ok(listed.into_iter().filter(|object| object.name.as_str() > after).collect())
+    }
     /// Deletes an object; one that is not there is no error.
     async fn delete(&self, name: &str) -> Result<(), StoreError>;
 }

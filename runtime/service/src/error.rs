@@ -13,6 +13,9 @@ pub enum Error {
     /// Anything else that went wrong; the process exits with 1.
     #[error("{0}")]
     Failed(String),
+    /// Another writer has taken the store over; the process exits with 3, and is not to be started again.
+    #[error("{0}")]
+    Superseded(String),
     /// The command did its work and found something amiss that it has printed; the process exits
     /// with 1.
     #[error("something is amiss")]

@@ -115,7 +115,7 @@ fn name_of(object: &Path) -> String {
 fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() {
     let mill = published_twice();
     let held = Held::of(&mill);
-    let problems = || held.reader.check_all().expect("a store that can be asked");
+    let problems = || held.reader.check_all().expect("a store that can be asked").1.problems;
     assert_eq!(problems(), Vec::<String>::new());
     let roots = mill.objects("catalog");
     let roots: Vec<&PathBuf> = roots.iter().filter(|path| path.extension().is_some()).collect();
@@ -127,7 +127,9 @@ fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() 
     let checkpoint = mill.objects("tables/_state.scores/metadata");
     let checkpoint =
         checkpoint.iter().find(|path| name_of(path).ends_with("-index.arrows")).expect("an index");
+    let list = metadata.iter().find(|path| name_of(path).starts_with("snap-")).expect("a manifest list");
     let all = [
+        list.clone(),
         roots[1].clone(),
         first("segments"),
         first("tables/evals.scores/data"),
@@ -151,18 +153,30 @@ fn all_that_is_retained_is_checked_and_what_is_amiss_is_named_with_what_to_do() 
             let found = found_by(problems, object, change);
             let told = found.iter().any(|problem| problem.contains("restore"));
             assert!(told, "{name}: {found:?}");
-            let manifest = name.ends_with(".avro") || name.ends_with(".metadata.json");
-            assert!(manifest || found.iter().any(|problem| problem.contains(&name)), "{name}: {found:?}");
+            assert!(found.iter().any(|problem| problem.contains(&name)), "{name}: {found:?}");
         }
     }
-    let stranger = mill.store().join("tables/raw.calls/data/more.parquet");
-    fs::copy(first("tables/raw.calls/data"), &stranger).expect("a copy");
-    let found = problems();
-    assert!(
-        found.iter().any(|problem| problem.contains("more.parquet") && problem.contains("remove it")),
-        "{found:?}"
-    );
-    fs::remove_file(stranger).expect("removing");
+    let data = first("tables/raw.calls/data");
+    // One like those of writers, but with other bytes than its name says.
+    let mut like = name_of(&data);
+    let digit = like.len() - ".parquet".len() - 1;
+    let other = if like[digit..].starts_with('0') { "1" } else { "0" };
+    like.replace_range(digit..=digit, other);
+    for stranger in ["more.parquet", &like] {
+        let path = mill.store().join("tables/raw.calls/data").join(stranger);
+        fs::copy(&data, &path).expect("a copy");
+        let found = problems();
+        let told = |problem: &String| problem.contains(stranger) && problem.contains("remove it");
+        assert!(found.iter().any(told), "{stranger}: {found:?}");
+        fs::remove_file(path).expect("removing");
+    }
+    // What a publication left that was cut off is no fault.
+    let left = data.with_file_name(name_of(&data).replace("-g1-", "-g0-"));
+    fs::copy(&data, &left).expect("a copy");
+    let (_, found) = held.reader.check_all().expect("a store that can be asked");
+    assert_eq!(found.problems, Vec::<String>::new());
+    assert!(found.unnamed.len() == 1 && found.unnamed[0].ends_with(&name_of(&left)), "{:?}", found.unnamed);
+    fs::remove_file(left).expect("removing");
     let hint = mill.store().join("catalog/_hint");
     fs::write(&hint, "7 nonsense").expect("writing");
     let found = problems();

@@ -286,7 +286,7 @@ impl Starting {
             self.process,
             Box::pin(async move {
                 if let Err(error) = committing.run(machine, commits).await {
-                    let _ = failing.unbounded_send(error);
+                    let _ = failing.unbounded_send(error.to_string());
                 }
             }),
         );

@@ -64,9 +64,17 @@ pub struct Root {
     /// Set in a commit that goes back: the one whose positions, source tables, rejects and words hold again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<Epoch>,
+    /// For how long, in milliseconds, its writer takes a free name for one that was never used; in a claim, also the
+    /// writers before it. Roots of older releases, which do not say it: a minute.
+    #[serde(default = "minute_ms")]
+    pub trusts_ms: u64,
     /// What the writer had asked of its store by the time that this root was made; claims lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+}
+
+fn minute_ms() -> u64 {
+    60_000
 }
 
 /// What a process has asked of its store since it began. A request that the store's client repeats by itself counts
@@ -212,10 +220,10 @@ pub struct PublishedTable {
     pub snapshot_id: i64,
     /// Live rows.
     pub rows: u64,
-    /// Hex of the 128-bit BLAKE3 digest of manifest list, manifests and metadata file, one after the
-    /// other; older roots lack it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub metadata_digest: Option<String>,
+    /// Hex of the 128-bit BLAKE3 digests of the manifest list, of the manifests in its order, and of the metadata
+    /// file; older roots lack them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata_digests: Vec<String>,
     /// The name of the checkpoint of the index from key to place, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,

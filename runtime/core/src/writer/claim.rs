@@ -7,7 +7,7 @@
 //! says that nothing is newer ([`Standing`]).
 
 use super::Standing;
-use crate::commit::{self, InForce};
+use crate::commit::{self, InForce, Stamp};
 use crate::edge::SharedEdge;
 use crate::log::{newest_root, read_root};
 use crate::store::{Created, SharedStore, StoreError};
@@ -93,12 +93,13 @@ impl Failures {
 impl Claim<'_> {
     /// One claim on what is newest now; `None` if another writer was faster.
     async fn attempt(&self, failures: &mut Failures) -> Result<Option<Claimed>, ClaimError> {
-        let mut standing = Standing::new(self.edge.now_us(), self.idle_max_us);
+        let mut standing = Standing::new(self.edge, self.idle_max_us);
         let before = newest_root(&**self.store, None).await?;
         if let Some(why) = before.as_ref().and_then(self.refused) {
             return Err(ClaimError::Refused(why));
         }
-        let claim = commit::claim(before.as_ref(), self.store.location(), self.in_force, self.edge.stamp());
+        let stamp = Stamp { trusts_ms: standing.trusts_ms(), ..self.edge.stamp() };
+        let claim = commit::claim(before.as_ref(), self.store.location(), self.in_force, stamp);
         if let Some(before) = &before {
             follows(before, &claim).map_err(|broken| ClaimError::Refused(broken.to_string()))?;
         }

@@ -237,9 +237,9 @@ impl Collector {
                 break;
             }
             let root = self.root(self.young)?;
-            let committed = root.as_ref().and_then(|root| parse_ms(&root.committed_at));
+            let young = root.as_ref().is_some_and(|root| self.is_young(root, now));
             last = root.or(last);
-            if self.young >= few || committed.is_some_and(|at| now - at < self.retention.ms()) {
+            if self.young >= few || young {
                 break;
             }
             self.young += 1;
@@ -248,6 +248,14 @@ impl Collector {
         // what is below that of the last root looked at is needed by none that is kept.
         let keep_from = last.and_then(|root| root.published).map_or(self.log_from, |p| p.epoch);
         self.drop_below(view, keep_from)
+    }
+
+    /// Whether a root must stay for its age. A claim stays, too, while a writer that it shut out may take the name for
+    /// one that was never used.
+    fn is_young(&self, root: &Root, now: i64) -> bool {
+        let trusted =
+            if root.claim { root.trusts_ms.saturating_mul(2).min(i64::MAX as u64) as i64 } else { 0 };
+        parse_ms(&root.committed_at).is_some_and(|at| now - at < self.retention.ms().max(trusted))
     }
 
     fn drop_below<V: View>(&mut self, view: &V, keep_from: Epoch) -> Result<(), String> {

@@ -3,7 +3,8 @@
 //! A name that is free says that nobody has used it, or that it was used and deleted since. [`Standing`] tells
 //! the two apart by time: no root is deleted before it is as old as the retention, so whoever knew half a
 //! retention ago that nothing was newer than its own root may believe a free name. Whoever slept for longer
-//! looks again, before the put and after it.
+//! looks again, before the put and after it. As another writer may have another retention, each root says for
+//! how long its writer trusts a free name, and a claim is kept for twice as long as those before it do.
 
 use super::ToPublisher;
 use crate::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
@@ -45,6 +46,17 @@ pub trait CommitWatch: Send + Sync {
     }
 }
 
+/// Why a writer commits no more.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitsEnded {
+    /// Another writer has taken over; this one must not be started again beside it.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// The store cannot go on, or the run is being torn down.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// Everything that a commit is told to.
 pub struct Commits {
     /// The store.
@@ -71,24 +83,48 @@ pub fn idle_max_us(retention: Duration) -> u64 {
     (retention / 2).min(Duration::from_secs(60)).as_micros() as u64
 }
 
+/// A time by both clocks: one never goes back, but may stand still while the machine sleeps; the other goes on.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    us: u64,
+    ms: i64,
+}
+
+impl Moment {
+    fn now(edge: &SharedEdge) -> Self {
+        Self { us: edge.now_us(), ms: edge.now_ms() }
+    }
+
+    /// The longer of the two times since an earlier moment, microseconds.
+    fn since(self, earlier: Self) -> u64 {
+        self.us.saturating_sub(earlier.us).max(self.ms.abs_diff(earlier.ms).saturating_mul(1000))
+    }
+}
+
 /// How sure a writer may be that no root is newer than its own.
 #[derive(Clone, Copy, Debug)]
 pub struct Standing {
     /// Nothing was newer at this time.
-    sure_at: u64,
+    sure_at: Moment,
     /// When the latest put was begun.
-    asked_at: u64,
+    asked_at: Moment,
     idle_max_us: u64,
 }
 
 impl Standing {
     /// Of a writer that looks for the newest root right now.
-    pub fn new(now_us: u64, idle_max_us: u64) -> Self {
-        Self { sure_at: now_us, asked_at: now_us, idle_max_us }
+    pub fn new(edge: &SharedEdge, idle_max_us: u64) -> Self {
+        let now = Moment::now(edge);
+        Self { sure_at: now, asked_at: now, idle_max_us }
     }
 
-    fn is_sure(&self, now_us: u64) -> bool {
-        now_us.saturating_sub(self.sure_at) < self.idle_max_us
+    fn is_sure(&self, edge: &SharedEdge) -> bool {
+        Moment::now(edge).since(self.sure_at) < self.idle_max_us
+    }
+
+    /// For how long a free name is trusted, as roots say it.
+    pub fn trusts_ms(&self) -> u64 {
+        self.idle_max_us.div_ceil(1000)
     }
 
     /// Before a put on `newest`, this writer's own: a newer root, if there is one.
@@ -98,11 +134,11 @@ impl Standing {
         edge: &SharedEdge,
         newest: &Root,
     ) -> Result<Option<Root>, StoreError> {
-        let found = match self.is_sure(edge.now_us()) {
+        let found = match self.is_sure(edge) {
             true => None,
             false => self.look(store, edge, newest).await?,
         };
-        self.asked_at = edge.now_us();
+        self.asked_at = Moment::now(edge);
         Ok(found)
     }
 
@@ -114,7 +150,7 @@ impl Standing {
         edge: &SharedEdge,
         ours: &Root,
     ) -> Result<Option<Root>, StoreError> {
-        if !self.is_sure(edge.now_us()) {
+        if !self.is_sure(edge) {
             return self.look(store, edge, ours).await;
         }
         self.sure_at = self.asked_at;
@@ -128,7 +164,7 @@ impl Standing {
         edge: &SharedEdge,
         ours: &Root,
     ) -> Result<Option<Root>, StoreError> {
-        let now = edge.now_us();
+        let now = Moment::now(edge);
         let hint = read_hint(store).await?.filter(|hint| hint.epoch > ours.epoch);
         let newest = newest_root(store, Some(&hint.unwrap_or_else(|| Seen::of(ours)))).await?;
         let newer = newest.filter(|newest| newest.epoch > ours.epoch || newest.generation > ours.generation);
@@ -145,12 +181,16 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Commits {
-    /// Commits until the channel closes. An error: another writer owns the store.
+    /// Commits until the channel closes.
+    ///
+    /// # Errors
+    ///
+    /// When another writer owns the store, or the store cannot go on.
     pub async fn run(
         mut self,
         mut committer: Committer,
         mut told: UnboundedReceiver<ToCommitter>,
-    ) -> Result<(), String> {
+    ) -> Result<(), CommitsEnded> {
         while let Some(message) = told.next().await {
             match message {
                 ToCommitter::Sealed(epoch) => committer.sealed(epoch),
@@ -163,14 +203,14 @@ impl Commits {
         Ok(())
     }
 
-    async fn carry_out(&mut self, committer: &mut Committer) -> Result<(), String> {
+    async fn carry_out(&mut self, committer: &mut Committer) -> Result<(), CommitsEnded> {
         let mut pause = PAUSE;
         loop {
-            match committer.next(|| Stamp { asked: self.watch.asked(), ..self.edge.stamp() }) {
+            match committer.next(|| self.stamp()) {
                 Action::Wait => return Ok(()),
                 Action::Put(root) => {
-                    follows(committer.newest(), &root).map_err(|broken| broken.to_string())?;
-                    gives_up_nothing_named(&root).map_err(|broken| broken.to_string())?;
+                    follows(committer.newest(), &root).map_err(failed)?;
+                    gives_up_nothing_named(&root).map_err(failed)?;
                     self.look_up(committer.newest()).await?;
                     let answer = self.put(&root).await?;
                     if let Some(root) = committer.put_answered(answer).cloned() {
@@ -183,15 +223,15 @@ impl Commits {
                         Ok(root) => Some(root),
                         Err(StoreError::NotFound { .. }) => None,
                         // Ours could be read: another's stands there, perhaps of a later release.
-                        Err(error @ StoreError::Damaged(_)) => return Err(error.to_string()),
-                        Err(error) if self.abort.load(Ordering::Relaxed) => return Err(error.to_string()),
+                        Err(error @ StoreError::Damaged(_)) => return Err(failed(error)),
+                        Err(error) if self.abort.load(Ordering::Relaxed) => return Err(failed(error)),
                         Err(error) => {
                             tracing::warn!(%error, epoch, "a root cannot be read back; trying again");
                             pause = self.rest(pause).await;
                             continue;
                         }
                     };
-                    let settled = committer.read_back(found.as_ref()).map_err(|fenced| fenced.to_string())?;
+                    let settled = committer.read_back(found.as_ref())?;
                     match settled.cloned() {
                         Some(root) => self.committed(root).await?,
                         None => pause = self.rest(pause).await,
@@ -201,6 +241,10 @@ impl Commits {
         }
     }
 
+    fn stamp(&self) -> Stamp {
+        Stamp { trusts_ms: self.standing.trusts_ms(), asked: self.watch.asked(), ..self.edge.stamp() }
+    }
+
     /// Lets a pause pass; the next one.
     async fn rest(&self, pause: Duration) -> Duration {
         self.edge.sleep(pause).await;
@@ -208,7 +252,7 @@ impl Commits {
     }
 
     /// Makes sure, if it is not, that no root came after this writer's own newest one.
-    async fn look_up(&mut self, newest: &Root) -> Result<(), String> {
+    async fn look_up(&mut self, newest: &Root) -> Result<(), CommitsEnded> {
         let mut pause = PAUSE;
         loop {
             match self.standing.before_put(&*self.store, &self.edge, newest).await {
@@ -218,21 +262,21 @@ impl Commits {
         }
     }
 
-    async fn cannot_look(&self, error: StoreError, pause: Duration) -> Result<Duration, String> {
+    async fn cannot_look(&self, error: StoreError, pause: Duration) -> Result<Duration, CommitsEnded> {
         if self.abort.load(Ordering::Relaxed) {
-            return Err(error.to_string());
+            return Err(failed(error));
         }
         tracing::warn!(%error, "a newer root cannot be looked for; trying again");
         Ok(self.rest(pause).await)
     }
 
-    async fn put(&self, root: &Root) -> Result<PutAnswer, String> {
-        let body = root.to_bytes().map_err(|error| error.to_string())?;
+    async fn put(&self, root: &Root) -> Result<PutAnswer, CommitsEnded> {
+        let body = root.to_bytes().map_err(failed)?;
         match self.store.create(&root_name(root.epoch), Bytes::from(body)).await {
             Ok(Created::New) => Ok(PutAnswer::New),
             Ok(Created::Exists) => Ok(PutAnswer::Unclear),
-            Err(error @ StoreError::Closed(_)) => Err(error.to_string()),
-            Err(error) if self.abort.load(Ordering::Relaxed) => Err(error.to_string()),
+            Err(error @ StoreError::Closed(_)) => Err(failed(error)),
+            Err(error) if self.abort.load(Ordering::Relaxed) => Err(failed(error)),
             Err(error) => {
                 tracing::warn!(%error, epoch = root.epoch, "the answer to a commit is unclear; reading back");
                 Ok(PutAnswer::Unclear)
@@ -241,7 +285,7 @@ impl Commits {
     }
 
     /// A root of ours stands in the store: once it is sure that it stands in the log, all are told.
-    async fn committed(&mut self, root: Root) -> Result<(), String> {
+    async fn committed(&mut self, root: Root) -> Result<(), CommitsEnded> {
         let mut pause = PAUSE;
         loop {
             match self.standing.settled(&*self.store, &self.edge, &root).await {
@@ -270,12 +314,16 @@ impl Commits {
 /// Commits from one renewal of the hint to the next.
 const HINT_EVERY: Epoch = 64;
 
-fn fenced_by(newer: Option<Root>, ours: &Root) -> Result<(), String> {
+fn failed(error: impl ToString) -> CommitsEnded {
+    CommitsEnded::Failed(error.to_string())
+}
+
+fn fenced_by(newer: Option<Root>, ours: &Root) -> Result<(), CommitsEnded> {
     match newer {
         None => Ok(()),
         Some(newer) => {
             let (epoch, theirs, ours) = (newer.epoch, newer.generation, ours.generation);
-            Err(Fenced { epoch, theirs, ours }.to_string())
+            Err(Fenced { epoch, theirs, ours }.into())
         }
     }
 }

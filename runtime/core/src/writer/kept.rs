@@ -88,7 +88,7 @@ pub async fn tag_alone(
     }
     drop(told);
     let committer = Committer::new(claim.clone(), in_force(&claim));
-    commits.run(committer, messages).await?;
+    commits.run(committer, messages).await.map_err(|error| error.to_string())?;
     match committed.try_recv() {
         Ok(super::ToPublisher::Committed(root)) => Ok(*root),
         _ => Err("the tag was not committed".to_string()),

@@ -25,7 +25,7 @@ mod uploads;
 
 pub use claim::{Claim, ClaimError, Claimed, claim_store};
 pub use collector::{Collector, Retention};
-pub use commits::{CommitWatch, Commits, Standing, ToCommitter, idle_max_us};
+pub use commits::{CommitWatch, Commits, CommitsEnded, Standing, ToCommitter, idle_max_us};
 pub use kept::{kept_root, tag_alone};
 pub use publishing::{Due, PublicationWatch, Publishing, ToPublisher};
 pub use sweeper::{Sweeper, delete_all};

@@ -152,12 +152,13 @@ impl<V: View> Publishing<V> {
         {
             self.due.awaiting = None;
             self.watch.caught_up();
-            self.due.newest_named = at;
+            // A time to come, from before the clock was set back, must not hold up what follows.
+            self.due.newest_named = at.min(now);
             self.view.named(published.epoch);
         }
         self.view.committed(root);
         if self.view.unpublished().is_some() {
-            self.due.changed_since.get_or_insert(at);
+            self.due.changed_since.get_or_insert(at.min(now));
         }
         self.watch.waits_since(self.due.changed_since);
         match self.collector.step(&self.view, root, now) {

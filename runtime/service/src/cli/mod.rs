@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Commands return [`Error`]; this module alone turns it into a message and an exit code: 0, 1 for a
-//! failure, 2 for a wrong command line. A panic is a bug and is told in one line. Output goes through
+//! failure, 2 for a wrong command line, 3 for a writer that another has shut out. A panic is a bug and is told in one line. Output goes through
 //! [`output::Out`], so that a reader such as `head` may leave at any time.
 
 mod app;
@@ -60,6 +60,8 @@ use tidemill_types::Epoch;
 
 /// The exit code of a wrong command line.
 const USAGE: u8 = 2;
+/// The exit code of a writer that another has shut out.
+const SUPERSEDED: u8 = 3;
 
 /// Runs the command that the process was started with.
 pub fn main(app: App) -> ExitCode {
@@ -83,6 +85,7 @@ fn exit_code(ended: Result<u8, Error>) -> ExitCode {
         Err(Error::Amiss) => (1, None),
         Err(Error::Failed(message)) => (1, Some(message)),
         Err(Error::Usage(message)) => (USAGE, Some(message)),
+        Err(Error::Superseded(message)) => (SUPERSEDED, Some(message)),
     };
     if let Some(message) = message {
         run::tell_failure(&message);

@@ -5,7 +5,7 @@ use crate::Error;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use tidemill_connectors::edge::Tokio;
-use tidemill_connectors::lake::{self, LakeError, Snapshot, SnapshotOptions, TextForm};
+use tidemill_connectors::lake::{self, LakeError, Snapshot, SnapshotOptions, TextForm, Verified};
 use tidemill_connectors::store;
 use tidemill_core::log;
 use tidemill_core::program::{Extract, Program};
@@ -175,18 +175,25 @@ impl StoreReader {
         Ok(lake::verify(&self.options(&program), root)?)
     }
 
-    /// What is wrong with all that is retained: the log, and what its roots refer to.
-    pub fn check_all(&self) -> Result<Vec<String>, Error> {
+    /// Checks all that is retained: the log, what its roots refer to, and the newest commit in depth. The newest root of
+    /// which that was found, and what was found.
+    pub fn check_all(&self) -> Result<(Root, Verified), Error> {
         let mut newest = self.newest.clone();
         loop {
             let (mut problems, roots) = self.runtime.block_on(log::verify(self.store.as_ref(), &newest))?;
             let program = self.program(&newest)?;
-            problems.extend(lake::verify_all(&self.options(&program), &roots)?);
+            let Verified { problems: more, unnamed } = lake::verify_all(&self.options(&program), &roots)?;
+            problems.extend(more);
+            for problem in self.check(&newest)? {
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
             // Beside a run, old commits go while they are looked at.
             let now = self.runtime.block_on(log::newest_root(self.store.as_ref(), None))?;
             match now.filter(|now| now.log_from > newest.log_from && !problems.is_empty()) {
                 Some(now) => newest = now,
-                None => return Ok(problems),
+                None => return Ok((newest, Verified { problems, unnamed })),
             }
         }
     }

@@ -6,6 +6,7 @@ use super::reader::StoreTables;
 use super::{Call, Tables};
 use crate::Error;
 use std::collections::HashMap;
+use tidemill_connectors::lake::Verified;
 use tidemill_types::{Digest, TableSchema, Value, key_digest, row_digest};
 
 /// Differences that are printed of one table.
@@ -14,18 +15,18 @@ const SHOWN_MAX: usize = 5;
 /// Prints what is amiss, or a last line that begins with `ok:`.
 pub fn verify(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let reader = call.reader()?;
-    let root = reader.readable_root(call.epoch("at", &reader)?)?;
     // Without a commit that is asked for, all that is retained.
-    let all = call.matches.get_one::<String>("at").is_none();
-    let mut problems = if all { reader.check_all()? } else { Vec::new() };
-    for problem in reader.check(&root)? {
-        if !problems.contains(&problem) {
-            problems.push(problem);
+    let (root, Verified { mut problems, unnamed }, kept) = match call.epoch("at", &reader)? {
+        Some(epoch) => {
+            let root = reader.readable_root(Some(epoch))?;
+            let problems = reader.check(&root)?;
+            (root, Verified { problems, unnamed: Vec::new() }, String::new())
         }
-    }
-    let kept = match all {
-        true => format!("commits {} to {} are whole; ", reader.newest.log_from, root.epoch),
-        false => String::new(),
+        None => {
+            let (root, verified) = reader.check_all()?;
+            let kept = format!("commits {} to {} are whole; ", root.log_from, root.epoch);
+            (root, verified, kept)
+        }
     };
     let mut checked = format!("{kept}epoch {}: {} segments", root.epoch, root.segments.len());
     if problems.is_empty() {
@@ -40,7 +41,10 @@ pub fn verify(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         }
     }
     for problem in &problems {
-        tell(problem, call.format(), out)?;
+        tell("problem", problem, call.format(), out)?;
+    }
+    if let Some(note) = of_unnamed(&unnamed) {
+        tell("note", &note, call.format(), out)?;
     }
     if problems.is_empty() {
         return match call.format() {
@@ -56,11 +60,26 @@ pub fn verify(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     Err(Error::Amiss)
 }
 
-fn tell(problem: &str, format: Format, out: &mut Out<'_>) -> Result<(), Error> {
+fn tell(kind: &str, what: &str, format: Format, out: &mut Out<'_>) -> Result<(), Error> {
     match format {
-        Format::Table => out.line(problem),
-        Format::Json => out.line(&json_row(&["problem"], &[Value::Str(problem.to_string())], "")),
+        Format::Table => out.line(what),
+        Format::Json => out.line(&json_row(&[kind], &[Value::Str(what.to_string())], "")),
     }
+}
+
+/// What is said of objects that no commit names.
+fn of_unnamed(names: &[String]) -> Option<String> {
+    let mut shown = names.iter().take(SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN_MAX {
+        shown += ", ...";
+    }
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} objects are named by no commit, and no row of a table is in them: what a publication left that was cut \
+             off, which a run removes, or what one is making now: {shown}",
+            names.len()
+        )
+    })
 }
 
 /// The differences between the stored tables and those that the program makes of the source tables.

@@ -138,6 +138,13 @@ impl Store for Counted {
         answer
     }
 
+    async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let since = (self.stopwatch)();
+        let answer = self.store.list_after(folder, after).await;
+        self.count(LIST, since, &answer, |_| (0, 0));
+        answer
+    }
+
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
         let since = (self.stopwatch)();
         let answer = self.store.delete(name).await;

@@ -28,7 +28,8 @@ use tidemill_core::reader::{self, ToWorker, read};
 use tidemill_core::source::SourceFactory;
 use tidemill_core::worker::{self, Plan};
 use tidemill_core::writer::{
-    CommitWatch, Commits, Due, Publishing, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads,
+    CommitWatch, Commits, CommitsEnded, Due, Publishing, Sweeper, ToCommitter, ToPublisher, UploadWatch,
+    Uploads,
 };
 use tidemill_gpu::InferenceService;
 use tidemill_types::{Asked, Root};
@@ -310,10 +311,13 @@ fn spawn_committer(
         standing: started.standing,
     };
     let committer = Committer::new(started.claim.clone(), started.in_force.clone());
-    let failed = failed.clone();
+    let (failed, gauges) = (failed.clone(), started.gauges.clone());
     started.runtime.spawn(async move {
         if let Err(error) = commits.run(committer, told).await {
-            let _ = failed.send(error);
+            if let CommitsEnded::Fenced(_) = error {
+                gauges.superseded();
+            }
+            let _ = failed.send(error.to_string());
         }
     });
 }

@@ -75,6 +75,7 @@ struct Inner {
     overdue_start: bool,
     /// See [`Gauges::goes_back`].
     goes_back: bool,
+    superseded: bool,
     tags: BTreeMap<String, Tag>,
     oldest_unpublished_ms: Option<i64>,
     positions: Positions,
@@ -380,6 +381,16 @@ impl Gauges {
     /// See [`Gauges::goes_back`].
     pub fn is_going_back(&self) -> bool {
         self.inner().goes_back
+    }
+
+    /// Another writer has taken the store over.
+    pub fn superseded(&self) {
+        self.inner().superseded = true;
+    }
+
+    /// See [`Gauges::superseded`].
+    pub fn is_superseded(&self) -> bool {
+        self.inner().superseded
     }
 
     /// A tag of the newest commit.

@@ -368,7 +368,11 @@ impl Watch<'_> {
             }
             if let Some(error) = edge.failure() {
                 // What a successor has deleted is missing for that reason and no other.
-                let error = started.fenced().unwrap_or(error);
+                let fenced = started.fenced();
+                if fenced.is_some() {
+                    self.gauges.superseded();
+                }
+                let error = fenced.unwrap_or(error);
                 self.gauges.enter(Phase::Failed(error.clone()));
                 failed.get_or_insert(error);
                 self.ends.stop.store(true, Ordering::Release);
@@ -392,6 +396,7 @@ impl Watch<'_> {
         self.report();
         drop(started);
         match failed.or(torn.err()) {
+            Some(error) if self.gauges.is_superseded() => Err(Error::Superseded(error)),
             Some(error) => Err(Error::Failed(error)),
             None => Ok(self.summary()),
         }
