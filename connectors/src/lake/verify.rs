@@ -57,7 +57,11 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
     }
     let (mut seen, mut indexes) = (HashSet::new(), BTreeSet::new());
     let mut files: BTreeMap<String, FileRef> = BTreeMap::new();
-    for root in roots {
+    // Of the roots that a tag keeps, the last one's publication is kept; those before it may name an older one.
+    let readable = |root: &Root| {
+        root.epoch >= newest.log_from || newest.tags.values().any(|tag| tag.epoch == root.epoch)
+    };
+    for root in roots.iter().filter(|root| readable(root)) {
         let tables = root.published.iter().flat_map(|published| &published.tables);
         for (name, published) in tables {
             indexes.extend(&published.index);

@@ -6,27 +6,34 @@
 //! - *One writer*: a root may follow its predecessor ([`follows`]); what a writer takes for committed stands
 //!   in the chain; a name that comes back lies in a hole.
 //! - *A result is paid for once*: the owner of the store asks for nothing that is committed.
-//! - *Bounds*: what a root gives up is bounded, needed by nobody who may read, and deleted only then.
+//! - *Bounds*: what a root gives up is bounded, needed by nobody who may read, and deleted only then, roots in
+//!   ascending order; epochs and requests under way are bounded, and so are the files of a table.
 //!
 //! The predicates are those that production calls ([`follows`], [`gives_up_nothing_named`], the lake's own
 //! verification); the judge adds what only somebody can know who sees all processes at once.
 
 use crate::edge::SimEdge;
 use crate::program::{PARTITIONS, Record, Rows, STREAM, TABLES, program, recomputed, shown, texts};
-use crate::schedule::{Schedule, WORLD};
-use crate::storage::{Disk, Honest};
+use crate::schedule::{Process, Schedule, WORLD};
+use crate::storage::{Disk, Honest, LOCATION};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidemill_connectors::lake::{self, Snapshot, SnapshotOptions, StreamTable, TextForm, published_objects};
 use tidemill_core::commit::DROPPED_MAX;
 use tidemill_core::edge::parse_ms;
+use tidemill_core::epoch::IN_FLIGHT_MAX;
 use tidemill_core::segment::decode_changes;
 use tidemill_core::view::Share;
+use tidemill_core::writer::{Retention, segment_epoch, segment_generation};
 use tidemill_types::invariants::{follows, gives_up_nothing_named, tagged};
-use tidemill_types::{Digest, Epoch, Kind, Published, Root, TableSchema, Value, root_epoch, root_name};
+use tidemill_types::{
+    Digest, Epoch, Kind, Published, PublishedTable, Root, TableSchema, Value, root_epoch, root_name,
+};
 
 /// By how much the clocks of two processes may differ, twice.
 const SKEW_MS: i64 = 2_000;
+/// Data files that a table of a trial may have: of each size fewer than compaction takes together.
+const FILES_MAX: usize = 24;
 
 /// All tables of an epoch.
 pub type Tables = BTreeMap<&'static str, Rows>;
@@ -34,7 +41,10 @@ pub type Tables = BTreeMap<&'static str, Rows>;
 #[derive(Default)]
 struct Court {
     topic: Vec<Vec<Record>>,
-    retention_ms: i64,
+    /// Of each process, how long and how many commits it keeps.
+    retention: BTreeMap<Process, Retention>,
+    /// The highest positions so far: what came back by a rollback has been read before.
+    read: Vec<u64>,
     chain: Vec<Root>,
     /// When each root of the chain was committed, milliseconds since 1970.
     committed_ms: Vec<i64>,
@@ -42,7 +52,10 @@ struct Court {
     rows: Vec<BTreeMap<Digest, (Digest, String, String)>>,
     history: Vec<Arc<Tables>>,
     vectors: BTreeMap<String, f32>,
-    dropped: BTreeSet<String>,
+    /// Names that were given up, and by which root first.
+    dropped: BTreeMap<String, Epoch>,
+    /// Roots that came into a hole.
+    came_back: BTreeSet<Epoch>,
     publications: BTreeMap<Epoch, BTreeSet<String>>,
     /// Of each published table, by the address of its metadata.
     tables: BTreeMap<String, BTreeSet<String>>,
@@ -75,6 +88,12 @@ pub struct Counts {
     pub asked: usize,
     /// Transactions with which commits were sent on.
     pub sent: usize,
+    /// Commits that went back to an earlier one.
+    pub rolled_back: usize,
+    /// Processes that left in order.
+    pub left: usize,
+    /// Most data files of a table.
+    pub files: usize,
 }
 
 /// The judge, shared by all.
@@ -86,11 +105,11 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge of an empty store. What is younger than the retention must stay readable.
-    pub fn new(disk: Disk, schedule: Schedule, retention_ms: i64) -> Self {
+    /// A judge of an empty store.
+    pub fn new(disk: Disk, schedule: Schedule) -> Self {
         let court = Court {
             topic: vec![Vec::new(); PARTITIONS],
-            retention_ms,
+            read: vec![0; PARTITIONS],
             rows: TABLES.iter().map(|_| BTreeMap::new()).collect(),
             ..Court::default()
         };
@@ -121,6 +140,11 @@ impl Judge {
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.court().counts
+    }
+
+    /// What a process gives up must be older than this.
+    pub fn retains(&self, process: Process, retention: Retention) {
+        self.court().retention.insert(process, retention);
     }
 
     /// Appends a record to a partition of the topic.
@@ -158,9 +182,26 @@ impl Judge {
         snapshot_options(Honest::shared(&self.disk), SimEdge::shared(&self.schedule, WORLD, 0))
     }
 
+    /// A process puts an object under a name that must be free; `blind`: it slept and has not looked since.
+    pub fn puts(&self, process: Process, name: &str, body: &[u8], blind: bool) {
+        let court = self.court();
+        let Some(epoch) = root_epoch(name).filter(|epoch| blind && *epoch < court.chain.len() as Epoch)
+        else {
+            return;
+        };
+        let gone = self.disk.read(name).is_none();
+        drop(court);
+        let claim = serde_json::from_slice::<Root>(body).is_ok_and(|root| root.claim);
+        if gone && !claim {
+            self.breaks(format!(
+                "p{process} slept while the name of root {epoch} was used and deleted, and puts it without a look"
+            ));
+        }
+    }
+
     /// An object was made.
-    pub fn made(&self, name: &str) {
-        let Some(epoch) = root_epoch(name) else { return };
+    pub fn made(&self, name: &str, process: Process) {
+        let Some(epoch) = root_epoch(name) else { return self.segment(name) };
         let body = self.disk.read(name).unwrap_or_default();
         let root: Root = match serde_json::from_slice(&body) {
             Ok(root) => root,
@@ -170,16 +211,26 @@ impl Judge {
         let judged = match epoch {
             _ if epoch < known => self.in_hole(epoch),
             _ if epoch > known => Err(format!("root {epoch} was made and root {known} is not there")),
-            _ => self.next(root),
+            _ => self.next(root, process),
         };
         if let Err(what) = judged {
             self.breaks(what);
         }
     }
 
+    /// The owner's epochs under way are bounded.
+    fn segment(&self, name: &str) {
+        let (Some(epoch), Some(generation)) = (segment_epoch(name), segment_generation(name)) else { return };
+        let newest = self.newest().filter(|newest| newest.generation == generation);
+        if newest.is_some_and(|newest| epoch > newest.epoch + IN_FLIGHT_MAX as Epoch) {
+            self.breaks(format!("{name} was made while more than {IN_FLIGHT_MAX} epochs were under way"));
+        }
+    }
+
     /// A name that came back: it must not be one that anybody reads.
     fn in_hole(&self, epoch: Epoch) -> Result<(), String> {
         self.count(|counts| counts.in_holes += 1);
+        self.court().came_back.insert(epoch);
         let newest = self.newest().ok_or("the chain is empty")?;
         match epoch < newest.log_from && !tagged(&newest, epoch) {
             true => Ok(()),
@@ -187,7 +238,8 @@ impl Judge {
         }
     }
 
-    fn next(&self, root: Root) -> Result<(), String> {
+    // long: one root is judged from top to bottom.
+    fn next(&self, root: Root, process: Process) -> Result<(), String> {
         let mut court = self.court();
         match court.chain.last() {
             Some(previous) => follows(previous, &root).map_err(|broken| broken.to_string())?,
@@ -196,7 +248,8 @@ impl Judge {
         }
         gives_up_nothing_named(&root).map_err(|broken| broken.to_string())?;
         self.named(&mut court, &root)?;
-        self.given_up(&mut court, &root)?;
+        self.given_up(&mut court, &root, process)?;
+        goes_back(&court, &root)?;
         let program = program();
         for segment in &root.segments {
             let body = self.disk.read(&segment.name).ok_or_else(|| format!("{} is missing", segment.name))?;
@@ -243,6 +296,7 @@ impl Judge {
         self.equals_recomputation(&mut court, &root)?;
         court.counts.roots += 1;
         court.counts.claims += usize::from(root.claim);
+        court.counts.rolled_back += usize::from(root.rolled_back_to.is_some());
         court.committed_ms.push(parse_ms(&root.committed_at).unwrap_or(0));
         court.chain.push(root);
         Ok(())
@@ -255,6 +309,16 @@ impl Judge {
             partitions.get(&partition.to_string()).copied()
         };
         let positions: Vec<u64> = (0..PARTITIONS).map(|partition| at(partition).unwrap_or(0)).collect();
+        for (partition, position) in positions.iter().enumerate() {
+            court.read[partition] = court.read[partition].max(*position);
+            let cursor = root.cursors.get(STREAM).and_then(|at| at.get(&partition.to_string()));
+            if *position > 0 && cursor != Some(&cursor_at(*position)) {
+                return Err(format!(
+                    "root {}: at {position} of {partition} the cursor is {cursor:?}",
+                    root.epoch
+                ));
+            }
+        }
         let wanted = recomputed(&court.topic, &positions, &court.vectors);
         for (table, rows) in TABLES.iter().zip(&court.rows) {
             // Results are no function of the records.
@@ -268,7 +332,7 @@ impl Judge {
                 return Err(format!("root {}: {what}", root.epoch));
             }
         }
-        let read = texts(&court.topic, &positions);
+        let read = texts(&court.topic, &court.read);
         if let Some(early) = court.vectors.keys().find(|digest| !read.contains(*digest)) {
             return Err(format!("root {} holds a result for a text that was not read: {early}", root.epoch));
         }
@@ -283,7 +347,7 @@ impl Judge {
 
     /// What a root names is there and was not given up.
     fn named(&self, court: &mut Court, root: &Root) -> Result<(), String> {
-        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains(name)) {
+        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains_key(name)) {
             (None, _) => Err(format!("root {} names {name}, which is not there", root.epoch)),
             (_, true) => Err(format!("root {} names {name}, which was given up", root.epoch)),
             _ => Ok(()),
@@ -305,43 +369,74 @@ impl Judge {
                     format!("root {} names a publication that cannot be read: {error}", root.epoch)
                 })?;
                 court.tables.insert(table.metadata_location.clone(), of_table);
+                self.lists_what_is_kept(court, name, table)?;
             }
             objects.extend(court.tables[&table.metadata_location].iter().cloned());
         }
-        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains(name)) {
+        let gone = |name: &String| match (self.disk.read(name), court.dropped.contains_key(name)) {
             (None, _) => Err(format!("root {} names {name}, which is not there", root.epoch)),
             (_, true) => Err(format!("root {} names {name}, which was given up", root.epoch)),
             _ => Ok(()),
         };
         objects.iter().try_for_each(gone)?;
+        let mut files: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in objects.iter().filter(|name| name.ends_with(".parquet") && !name.contains("-deletes")) {
+            *files.entry(name.split('/').nth(1).unwrap_or_default()).or_default() += 1;
+        }
+        let most = files.values().copied().max().unwrap_or(0);
+        court.counts.files = court.counts.files.max(most);
+        if most > FILES_MAX {
+            return Err(format!("publication {} has {most} data files of one table", published.epoch));
+        }
         court.publications.insert(published.epoch, objects);
         court.counts.publications += 1;
         Ok(())
     }
 
     /// What a root gives up is needed by nobody who may still read.
-    fn given_up(&self, court: &mut Court, root: &Root) -> Result<(), String> {
+    fn given_up(&self, court: &mut Court, root: &Root, process: Process) -> Result<(), String> {
         if root.dropped.len() > DROPPED_MAX {
             return Err(format!("root {} gives up {} objects at once", root.epoch, root.dropped.len()));
         }
         let new: Vec<String> =
-            root.dropped.iter().filter(|name| !court.dropped.contains(*name)).cloned().collect();
+            root.dropped.iter().filter(|name| !court.dropped.contains_key(*name)).cloned().collect();
+        let Some(retention) = court.retention.get(&process).copied() else {
+            return Err(format!("root {} is of nobody", root.epoch));
+        };
+        let (now, before) = (self.schedule.now_ms(), court.chain.last().map_or(0, |before| before.log_from));
+        let young = |other: &&Root| retained(court, other, root.epoch, now, retention);
+        let lost = court.chain.get(before as usize..).into_iter().flatten().filter(young);
+        // Those that could be read until now.
+        let mut lost = lost.filter(|lost| needed_from(lost) >= before);
+        if let Some(lost) = lost.find(|lost| needed_from(lost) < root.log_from) {
+            return Err(format!("by root {} the log begins too late for root {}", root.epoch, lost.epoch));
+        }
         if new.is_empty() {
             return Ok(());
         }
-        let needed = needed(court, root, self.schedule.now_ms());
+        let needed = needed(court, root, now, retention);
         if let Some(name) = new.iter().find(|name| needed.contains(*name)) {
             return Err(format!("root {} gives up {name}, which a retained commit needs", root.epoch));
         }
         court.counts.dropped += new.len();
-        court.dropped.extend(new);
+        court.dropped.extend(new.into_iter().map(|name| (name, root.epoch)));
         Ok(())
     }
 
-    /// An object was deleted.
-    pub fn deleted(&self, name: &str) {
-        if !self.court().dropped.contains(name) {
+    /// An object was deleted, or was to be and was not there.
+    pub fn deleted(&self, name: &str, was_there: bool) {
+        if !self.court().dropped.contains_key(name) {
             self.breaks(format!("{name} was deleted, and no committed root had given it up"));
+        }
+        let Some(epoch) = root_epoch(name).filter(|_| was_there) else { return };
+        let before = (0..epoch).rev().find(|before| {
+            let (name, court) = (root_name(*before), self.court());
+            court.dropped.contains_key(&name)
+                && !court.came_back.contains(before)
+                && self.disk.read(&name).is_some()
+        });
+        if let Some(before) = before {
+            self.breaks(format!("root {epoch} was deleted before root {before}, which is given up too"));
         }
     }
 
@@ -365,11 +460,20 @@ impl Judge {
         }
     }
 
-    /// Whether a root must be readable now.
+    /// Whether a root must be readable now, whoever has owned the store.
     pub fn is_retained(&self, root: &Root) -> bool {
         let court = self.court();
         let newest = court.chain.last().map_or(0, |newest| newest.epoch);
-        retained(&court, root, newest, self.schedule.now_ms())
+        let now = self.schedule.now_ms();
+        court.retention.values().all(|retention| retained(&court, root, newest, now, *retention))
+    }
+
+    /// Whether all that changed is published, as of the newest root.
+    pub fn is_published(&self) -> bool {
+        let court = self.court();
+        let changed = court.chain.iter().rev().find(|root| !root.segments.is_empty()).map(|root| root.epoch);
+        let published = court.chain.last().and_then(|newest| newest.published.as_ref());
+        published.map(|published| published.epoch) >= changed
     }
 
     /// The last look: what is left holds all that the newest root needs, and nothing that nobody needs.
@@ -403,12 +507,39 @@ impl Judge {
             return Err(format!("at the end {name} is left, which nobody needs"));
         }
         let problems = lake::verify(&self.reading(), &newest).map_err(|error| error.to_string())?;
-        if let Some(problem) = problems.first() {
+        let retained: Vec<Root> = (0..=newest.epoch)
+            .filter(|epoch| *epoch >= newest.log_from || tagged(&newest, *epoch))
+            .filter_map(|epoch| self.root(epoch))
+            .collect();
+        let all = lake::verify_all(&self.reading(), &retained).map_err(|error| error.to_string())?;
+        if let Some(problem) = problems.iter().chain(&all.problems).next() {
             return Err(format!("at the end: {problem}"));
         }
         let snapshot = Snapshot::of(self.reading(), newest.clone()).map_err(|error| error.to_string())?;
         self.compare(&snapshot).map_err(|what| format!("at the end: {what}"))?;
         Ok(())
+    }
+
+    /// For readers of Iceberg: the snapshots that a table's metadata lists had not been given up when it was made.
+    fn lists_what_is_kept(
+        &self,
+        court: &Court,
+        table: &str,
+        published: &PublishedTable,
+    ) -> Result<(), String> {
+        let relative = |address: &str| address.strip_prefix(&format!("{LOCATION}/")).map(str::to_string);
+        let name = relative(&published.metadata_location).unwrap_or_default();
+        let body = self.disk.read(&name).unwrap_or_default();
+        let metadata: serde_json::Value = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let made_for = lake::epoch_of(&name).unwrap_or(0);
+        let snapshots = metadata["snapshots"].as_array().into_iter().flatten();
+        let mut lists = snapshots.filter_map(|snapshot| relative(snapshot["manifest-list"].as_str()?));
+        match lists.find(|list| court.dropped.get(list).is_some_and(|root| *root <= made_for)) {
+            None => Ok(()),
+            Some(list) => {
+                Err(format!("the metadata of {table} for {made_for} lists {list}, which was given up"))
+            }
+        }
     }
 
     /// Every table that a snapshot shows, against what it must be.
@@ -474,18 +605,46 @@ pub fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
     more.map(|key| format!("{table} has {key}, which does not follow from the records"))
 }
 
-fn retained(court: &Court, root: &Root, newest: Epoch, now_ms: i64) -> bool {
-    let at = court.committed_ms.get(root.epoch as usize).copied().unwrap_or(now_ms);
-    root.epoch == newest || now_ms - at < court.retention_ms - SKEW_MS
+/// What a source needs to go on from a position.
+pub fn cursor_at(next: u64) -> serde_json::Value {
+    serde_json::json!({"read": next})
 }
 
-/// The names that somebody may still need who reads a retained commit, with `newest` as the newest.
-fn needed(court: &Court, newest: &Root, now_ms: i64) -> BTreeSet<String> {
+/// A root that goes back goes to a commit that is kept, and to no other positions than that one's.
+fn goes_back(court: &Court, root: &Root) -> Result<(), String> {
+    let Some(to) = root.rolled_back_to else { return Ok(()) };
+    let newest = court.chain.last().ok_or("the first root goes back")?;
+    let old = court.chain.get(to as usize).ok_or_else(|| format!("it goes back to {to}"))?;
+    if to < newest.log_from && !tagged(newest, to) {
+        return Err(format!("root {} goes back to {to}, which is not kept", root.epoch));
+    }
+    match old.positions == root.positions && old.cursors == root.cursors {
+        true => Ok(()),
+        false => Err(format!("root {} goes back to {to} and not to its positions", root.epoch)),
+    }
+}
+
+/// The first root after the publication of a root.
+fn needed_from(root: &Root) -> Epoch {
+    root.published.as_ref().map_or(0, |published| published.epoch + 1)
+}
+
+fn retained(court: &Court, root: &Root, newest: Epoch, now_ms: i64, retention: Retention) -> bool {
+    let at = court.committed_ms.get(root.epoch as usize).copied().unwrap_or(now_ms);
+    let few = newest.saturating_sub(root.epoch) < retention.commits.max(1);
+    few || now_ms - at < retention.time.as_millis() as i64 - SKEW_MS
+}
+
+/// The names that somebody may still need who reads a retained commit, with `newest` as the newest. What a writer of
+/// a shorter retention has put out of the log is no longer there to be retained.
+fn needed(court: &Court, newest: &Root, now_ms: i64, retention: Retention) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let all = || court.chain.iter().chain([newest]);
     let mut ranges: Vec<(Epoch, Epoch)> = newest.tags.values().map(|tag| (tag.from, tag.epoch)).collect();
-    for root in all().filter(|root| retained(court, root, newest.epoch, now_ms)) {
-        ranges.push((root.published.as_ref().map_or(0, |published| published.epoch + 1), root.epoch));
+    let log_from = court.chain.last().map_or(0, |before| before.log_from);
+    let of_log = all().filter(|root| root.epoch >= log_from && needed_from(root) >= log_from);
+    for root in of_log.filter(|root| retained(court, root, newest.epoch, now_ms, retention)) {
+        ranges.push((needed_from(root), root.epoch));
     }
     for (from, to) in &ranges {
         names.insert(root_name(*to));

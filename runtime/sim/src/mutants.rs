@@ -35,6 +35,10 @@ pub enum Mutant {
     NamesBeforeFiles,
     /// Commits are given up that are younger than the retention.
     RetainsTooLittle,
+    /// Of the newest commits fewer are kept than was said.
+    RetainsTooFew,
+    /// A claim is given up while a writer that it shut out may still take its name for a free one.
+    ForgetsWhoSleeps,
     /// A segment is given up that the log's newest commits need.
     GivesUpASegment,
     /// Objects are deleted when they were found, before a root lists them.
@@ -62,7 +66,7 @@ pub enum Mutant {
 }
 
 /// All of them.
-pub const ALL: [Mutant; 19] = [
+pub const ALL: [Mutant; 21] = [
     Mutant::IgnoresTheFence,
     Mutant::CreateReplaces,
     Mutant::CommitsBeforeSegments,
@@ -70,6 +74,8 @@ pub const ALL: [Mutant; 19] = [
     Mutant::NeverLooksAgain,
     Mutant::NamesBeforeFiles,
     Mutant::RetainsTooLittle,
+    Mutant::RetainsTooFew,
+    Mutant::ForgetsWhoSleeps,
     Mutant::GivesUpASegment,
     Mutant::DeletesUnlisted,
     Mutant::GrowsAfterNoAnswer,
@@ -97,6 +103,8 @@ pub enum Part {
     Lake,
     /// The sweeper.
     Sweeper,
+    /// The collector.
+    Collector,
 }
 
 impl Mutant {
@@ -115,6 +123,7 @@ impl Mutant {
             Self::CommitsBeforeSegments => part == Part::Uploads,
             Self::NamesBeforeFiles => part == Part::Lake,
             Self::DeletesNewestFirst => part == Part::Sweeper,
+            Self::ForgetsWhoSleeps => part == Part::Collector,
             _ => false,
         };
         match here {
@@ -236,6 +245,13 @@ impl Wrong {
     }
 }
 
+/// A root as if no writer believed a free name.
+fn trusted_by_nobody(body: Bytes) -> Bytes {
+    let Ok(mut root) = serde_json::from_slice::<Root>(&body) else { return body };
+    root.trusts_ms = 0;
+    root.to_bytes().map_or(body, Bytes::from)
+}
+
 #[async_trait]
 impl Store for Wrong {
     fn location(&self) -> &str {
@@ -289,6 +305,7 @@ impl Store for Wrong {
         let there = self.store.get(name).await?;
         match self.mutant {
             Mutant::IgnoresTheFence if name != HINT => Ok(self.tried(name).unwrap_or(there)),
+            Mutant::ForgetsWhoSleeps if root_epoch(name).is_some() => Ok(trusted_by_nobody(there)),
             _ => Ok(there),
         }
     }

@@ -12,7 +12,7 @@
 //! stands on the scheduler's own thread, which never waits.
 
 use crate::edge::SimEdge;
-use crate::judge::{Judge, snapshot_options};
+use crate::judge::{Judge, cursor_at, snapshot_options};
 use crate::mutants::{Mutant, Part};
 use crate::program::{PARTITIONS, STREAM, TABLES, model, program};
 use crate::schedule::{Local, Process, Schedule, actor};
@@ -21,33 +21,33 @@ use crate::topics::{self, Slot, Topics};
 use crossbeam_channel::{Receiver, Sender};
 use futures::StreamExt;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tidemill_connectors::lake::{
     LakeOptions, LakePublisher, Snapshot, StreamTable, TextForm, stored_segments,
 };
 use tidemill_core::bodies::BodyCache;
-use tidemill_core::commit::{Beginning, Committer, InForce, models_in_force};
+use tidemill_core::commit::{Beginning, Committer, InForce, RollBack, models_in_force};
 use tidemill_core::conductor::{FromConductor, ToConductor};
 use tidemill_core::edge::{SharedEdge, parse_ms};
 use tidemill_core::epoch::EpochSettings;
 use tidemill_core::infer::{Ask, Outbox, mailbox};
-use tidemill_core::log::read_root;
+use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::model::{Done, Outcome};
 use tidemill_core::reader::{self, Next, Reader, ToWorker};
 use tidemill_core::source::{Polled, RawRecord, RawValue, RecordSink, Source, SourceError};
 use tidemill_core::store::SharedStore;
-use tidemill_core::view::{EachRow, Portion, Share, Stored, View, ViewError};
+use tidemill_core::view::{Cost, EachRow, Portion, Share, Stored, View, ViewError};
 use tidemill_core::worker::{self, Plan, WorkerShare};
 use tidemill_core::writer::{
-    Claim, Claimed, Collector, CommitWatch, Commits, Due, PublicationWatch, Publishing, Retention, Sweeper,
-    ToCommitter, ToPublisher, UploadWatch, Uploads, claim_store, idle_max_us,
+    Back, Bodied, Claim, Claimed, Collector, CommitWatch, Commits, Due, PublicationWatch, Publishing,
+    Retention, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads, claim_store, idle_max_us, kept_root,
 };
-use tidemill_types::{Partition, Root, TableSchema, Value, hex};
+use tidemill_types::{Digest, Epoch, Partition, Root, TableSchema, Value, hex, key_digest};
 use timely::WorkerConfig;
 use timely::communication::Allocator;
 use timely::communication::allocator::thread::Thread;
@@ -55,6 +55,10 @@ use timely::worker::Worker;
 
 /// Bodies in memory.
 const BODIES: u64 = 1 << 16;
+/// Texts that a process asks its model for at a time.
+const ASKED_MAX: usize = 8;
+/// What holds again as it was after a rollback: source tables, words, rejects.
+const RESTORED: [&str; 3] = [TABLES[0], TABLES[1], TABLES[4]];
 
 /// The surroundings of all processes.
 #[derive(Clone)]
@@ -74,8 +78,12 @@ pub struct World {
     /// The topics that tables are sent to, and whether they are.
     pub topics: Topics,
     pub sends: bool,
-    /// What stays readable.
+    /// For how long commits stay readable.
     pub retention: Duration,
+    /// Whether some processes keep them for a tenth of it only.
+    pub mixed: bool,
+    /// How many of the newest commits stay readable, however old.
+    pub commits: u64,
     /// The bug that is in, if one is.
     pub mutant: Option<Mutant>,
 }
@@ -97,8 +105,20 @@ pub struct Started {
     pub process: Process,
     /// What it came to.
     pub life: Life,
-    /// Its publisher, once it has one.
-    pub publisher: Rc<RefCell<Option<UnboundedSender<ToPublisher>>>>,
+    /// Its publisher and its conductor, once it has them.
+    pub told: Rc<RefCell<Option<(UnboundedSender<ToPublisher>, Sender<ToConductor>)>>>,
+    /// Ends its source.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Started {
+    /// Tells it to end in order, if it is so far.
+    pub fn stop(&self) -> bool {
+        let told = self.told.borrow();
+        let Some((_, conductor)) = told.as_ref() else { return false };
+        self.stop.store(true, Ordering::Release);
+        conductor.send(ToConductor::Stop).is_ok()
+    }
 }
 
 impl World {
@@ -111,31 +131,44 @@ impl World {
             process,
             weather: self.weather.clone(),
             local: self.on_disk,
+            looked_at: AtomicU64::new(0),
         })
     }
 
-    /// Starts a process.
-    pub fn start(&self, process: Process) -> Started {
+    /// What a process keeps, from its start on.
+    pub fn retention_of(&self, process: Process) -> Retention {
+        let short = self.mixed && self.schedule.pick(0..2) == 0;
+        let time = if short { self.retention / 10 } else { self.retention };
+        let retention = Retention { time, commits: self.commits };
+        self.judge.retains(process, retention);
+        retention
+    }
+
+    /// Starts a process; it may have to go back to a commit.
+    pub fn start(&self, process: Process, back: Option<Epoch>) -> Started {
         let life = Life::default();
-        let publisher = Rc::new(RefCell::new(None));
+        let (told, stop) = (Rc::new(RefCell::new(None)), Arc::new(AtomicBool::new(false)));
         let skew = self.schedule.pick(0..1000) as i64 - 500;
         let starting = Starting {
             world: self.clone(),
             process,
             edge: SimEdge::shared(&self.schedule, process, skew),
             store: self.store(process),
-            publisher: publisher.clone(),
+            retention: self.retention_of(process),
+            back,
+            told: told.clone(),
+            stop: stop.clone(),
         };
         let (world, ended) = (self.clone(), life.clone());
-        self.schedule.tell(|| format!("p{process} starts"));
+        self.schedule.tell(|| format!("p{process} starts {back:?}"));
         self.local.spawn(process, async move {
             let why = starting.run().await;
-            let why = why.err().unwrap_or_else(|| "it left".to_string());
+            let why = why.unwrap_or_else(|error| error);
             world.schedule.tell(|| format!("p{process} ends: {why}"));
             *ended.0.borrow_mut() = Some(why);
             world.schedule.kill(process);
         });
-        Started { process, life, publisher }
+        Started { process, life, told, stop }
     }
 }
 
@@ -144,14 +177,29 @@ struct Starting {
     process: Process,
     edge: SharedEdge,
     store: SharedStore,
-    publisher: Rc<RefCell<Option<UnboundedSender<ToPublisher>>>>,
+    retention: Retention,
+    /// The commit to go back to, if it is to.
+    back: Option<Epoch>,
+    told: Rc<RefCell<Option<(UnboundedSender<ToPublisher>, Sender<ToConductor>)>>>,
+    stop: Arc<AtomicBool>,
 }
 
 /// What was read at the start.
 struct Loaded {
-    stored: Held,
+    /// As of the claim.
+    stored: Arc<Held>,
+    /// What the worker is filled with.
+    filling: Arc<Held>,
+    back: Option<Back>,
     lake: LakePublisher,
     due: Due,
+}
+
+/// How a process ends.
+enum Ending {
+    /// In order.
+    Left,
+    Failed(String),
 }
 
 impl Starting {
@@ -162,7 +210,7 @@ impl Starting {
         }
     }
 
-    async fn run(self) -> Result<(), String> {
+    async fn run(self) -> Result<String, String> {
         let start = InForce {
             program: program().id(),
             models: vec![model()],
@@ -171,7 +219,15 @@ impl Starting {
         };
         let idle_max_us = match self.world.mutant {
             Some(Mutant::NeverLooksAgain) => u64::MAX,
-            _ => idle_max_us(self.world.retention),
+            _ => idle_max_us(self.retention.time),
+        };
+        let back = match self.back {
+            Some(to) => {
+                let newest = newest_root(&*self.store, None).await.map_err(|error| error.to_string())?;
+                let newest = newest.ok_or("there is nothing to go back to")?;
+                Some(kept_root(&self.store, &newest, to).await?)
+            }
+            None => None,
         };
         let claiming = Claim {
             store: &self.part(Part::Claim),
@@ -182,21 +238,28 @@ impl Starting {
         };
         let claimed = claim_store(claiming).await.map_err(|error| error.to_string())?;
         self.world.judge.believed(&claimed.claim);
+        if let Some(to) = self.back {
+            kept_root(&self.store, &claimed.claim, to).await?;
+        }
         let (store, edge, claim) = (self.store.clone(), self.edge.clone(), claimed.claim.clone());
         let lake_store = self.part(Part::Lake);
-        let before = claimed.before.is_some();
-        let loaded = actor(move || load(store, lake_store, &edge, &claim, before)).await;
-        let loaded = loaded.map_err(|error| self.told(&claimed.claim, &error))?;
-        self.join_up(claimed, loaded).await
+        let (before, old) = (claimed.before.is_some(), back.clone());
+        let loaded = actor(move || load(store, lake_store, &edge, &claim, before, old)).await;
+        // What was there at a look may be gone by now, where another goes on.
+        let loaded = loaded.map_err(|error| match error.contains("no answer") || back.is_some() {
+            true => error,
+            false => self.told(&claimed.claim, &error),
+        })?;
+        self.join_up(claimed, loaded, back).await
     }
 
-    /// An error of a part: if another writer is there, that is why.
+    /// An error of a part: if another writer is there, that is why. A run waits for its store.
     fn told(&self, ours: &Root, error: &str) -> String {
         let judge = &self.world.judge;
         let newest = judge.newest().map_or(0, |newest| newest.generation);
         if newest > ours.generation {
             judge.count(|counts| counts.fenced += 1);
-        } else if !error.contains("no answer") {
+        } else {
             judge.breaks(format!("p{} owns the store and stopped: {error}", self.process));
         }
         error.to_string()
@@ -204,7 +267,7 @@ impl Starting {
 
     /// Joins the parts up, and runs until one of them ends.
     // long: one place shows which channel joins which two parts of a process.
-    async fn join_up(self, claimed: Claimed, loaded: Loaded) -> Result<(), String> {
+    async fn join_up(self, claimed: Claimed, loaded: Loaded, back: Option<Root>) -> Result<String, String> {
         let Claimed { before, claim, standing } = claimed;
         let world = &self.world;
         let (to_conductor, events) = crossbeam_channel::unbounded();
@@ -222,14 +285,12 @@ impl Starting {
         world.local.spawn(self.process, relay.run(by_publisher, committer.clone()));
 
         let collector = Collector::new(
-            self.store.clone(),
+            self.part(Part::Collector),
             self.edge.clone(),
-            Retention {
-                time: match world.mutant {
-                    Some(Mutant::RetainsTooLittle) => Duration::from_secs(1),
-                    _ => world.retention,
-                },
-                commits: 1,
+            match world.mutant {
+                Some(Mutant::RetainsTooLittle) => Retention { time: Duration::from_secs(1), commits: 1 },
+                Some(Mutant::RetainsTooFew) => Retention { commits: 1, ..self.retention },
+                _ => self.retention,
             },
             &claim,
             before.as_ref(),
@@ -240,7 +301,11 @@ impl Starting {
             told: publications,
             committer: published,
             conductor: forces,
-            watch: Arc::new(Silent),
+            watch: Arc::new(OneAtATime {
+                judge: world.judge.clone(),
+                generation: claim.generation,
+                last: Mutex::default(),
+            }),
             edge: self.edge.clone(),
             collector,
             failures: 0,
@@ -248,7 +313,7 @@ impl Starting {
         let failing = failed.clone();
         world.local.spawn(self.process, async move {
             if let Err(error) = actor(move || publishing.run()).await {
-                let _ = failing.unbounded_send(error);
+                let _ = failing.unbounded_send(Ending::Failed(error));
             }
         });
         let _ = sweeper.unbounded_send(claim.clone());
@@ -263,7 +328,11 @@ impl Starting {
             program: program().id(),
             models: models_in_force(Some(&claim), model()),
             beginning: Beginning::default(),
-            roll_back: None,
+            roll_back: back.as_ref().map(|root| RollBack {
+                to: root.epoch,
+                positions: root.positions.clone(),
+                cursors: root.cursors.clone(),
+            }),
         };
         let committing = Commits {
             store: self.part(Part::Commits),
@@ -272,7 +341,7 @@ impl Starting {
             publisher: publisher.clone(),
             sweeper,
             abort: abort.clone(),
-            watch: Arc::new(Believes(world.judge.clone(), newest.clone())),
+            watch: Arc::new(Believes(world.judge.clone(), newest.clone(), to_conductor.clone())),
             standing,
         };
         if world.sends {
@@ -286,25 +355,41 @@ impl Starting {
             self.process,
             Box::pin(async move {
                 if let Err(error) = committing.run(machine, commits).await {
-                    let _ = failing.unbounded_send(error.to_string());
+                    let _ = failing.unbounded_send(Ending::Failed(error.to_string()));
                 }
             }),
         );
-        self.publisher.borrow_mut().replace(publisher);
+        self.told.borrow_mut().replace((publisher.clone(), to_conductor.clone()));
         let (batches, source) = crossbeam_channel::bounded(4);
         let to_worker = ToWorker { batches, waiting: Arc::default() };
         let waiting = to_worker.waiting.clone();
-        self.read(&claim, to_worker);
+        self.read(back.as_ref().unwrap_or(&claim), to_worker);
         let (ask, asks) = crossbeam_channel::bounded(16);
         let (outbox, inbox) = mailbox();
         self.answer(claim.generation, asks, outbox);
         let ends = worker::Ends { source, waiting, ask, inbox, conductor: Some((events, conductor)) };
-        let plan = self.plan(&claim, &in_force, Arc::new(loaded.stored), &abort);
-        let work = Work { world: world.clone(), to_conductor, by_force, from_conductor, committer, failed };
+        let held = (loaded.stored, loaded.filling, loaded.back);
+        let plan = self.plan(&claim, &in_force, held, &abort);
+        let work = Work {
+            world: world.clone(),
+            to_conductor,
+            by_force,
+            from_conductor,
+            committer,
+            publisher,
+            failed,
+        };
         world.local.spawn(self.process, work.run(plan, ends));
         match failures.next().await {
-            Some(error) => Err(self.told(&claim, &error)),
-            None => Ok(()),
+            Some(Ending::Failed(error)) => Err(self.told(&claim, &error)),
+            Some(Ending::Left) | None => {
+                let owner = world.judge.newest().is_some_and(|newest| newest.generation == claim.generation);
+                world.judge.count(|counts| counts.left += 1);
+                if owner && !world.judge.is_published() {
+                    world.judge.breaks(format!("p{} left in order, and not all is published", self.process));
+                }
+                Ok("it left".to_string())
+            }
         }
     }
 
@@ -312,7 +397,7 @@ impl Starting {
         &self,
         claim: &Root,
         in_force: &InForce,
-        stored: Arc<dyn Stored>,
+        (stored, filling, back): (Arc<Held>, Arc<Held>, Option<Back>),
         abort: &Arc<AtomicBool>,
     ) -> Arc<Plan> {
         let schemas: Arc<[TableSchema]> = program().tables().into();
@@ -321,43 +406,46 @@ impl Starting {
             edge: self.edge.clone(),
             schemas: schemas.clone(),
             program: program(),
-            stored: stored.clone(),
+            stored,
             generation: claim.generation,
             workers: 1,
             abort: abort.clone(),
-            back: None,
+            back,
             watch: Arc::new(Silent),
         };
         let edge = self.edge.clone();
+        let goes_back = in_force.roll_back.is_some();
         Arc::new(Plan {
             program: program(),
             schemas,
             models: in_force.models.clone().into(),
-            stored,
+            stored: filling,
             claim: claim.epoch,
-            changed: false,
-            force_first: false,
+            changed: goes_back,
+            force_first: goes_back,
             upload: Arc::new(upload),
             epochs: EpochSettings { interval: 200_000, bytes_max: 4096 },
-            paused: false,
+            // The commit that goes back holds nothing else.
+            paused: goes_back,
             drain: false,
             hold: Arc::default(),
-            in_flight_max: 8,
+            in_flight_max: ASKED_MAX,
             now: Arc::new(move || edge.now_us()),
         })
     }
 
-    /// The task of the source.
-    fn read(&self, claim: &Root, to_worker: ToWorker) {
+    /// The task of the source; it goes on from a root.
+    fn read(&self, from: &Root, to_worker: ToWorker) {
         let (world, process) = (self.world.clone(), self.process);
         let at = |partition: usize| {
-            let partitions = claim.positions.get(STREAM);
+            let partitions = from.positions.get(STREAM);
             partitions.and_then(|at| at.get(&partition.to_string())).copied().unwrap_or(0)
         };
         let next = (0..PARTITIONS).map(at).collect();
+        let stop = self.stop.clone();
         let source = SimSource { judge: world.judge.clone(), schedule: world.schedule.clone(), next };
         world.local.clone().spawn(process, async move {
-            let (bodies, ends) = (BodyCache::new(BODIES), reader::Ends::default());
+            let (bodies, ends) = (BodyCache::new(BODIES), reader::Ends { stop, ..reader::Ends::default() });
             let decoders = vec![program().decoder(0)];
             let mut reader = Reader::new(Box::new(source), decoders, &bodies, &|_| {}, &to_worker, &ends);
             let mut quiet = 0u64;
@@ -376,7 +464,7 @@ impl Starting {
     fn answer(&self, generation: u64, asks: Receiver<Ask>, outbox: Outbox) {
         let (world, process) = (self.world.clone(), self.process);
         world.local.clone().spawn(process, async move {
-            let outbox = Rc::new(outbox);
+            let (outbox, under_way) = (Rc::new(outbox), Rc::new(Cell::new(0)));
             loop {
                 let ask = match asks.try_recv() {
                     Ok(ask) => ask,
@@ -388,6 +476,11 @@ impl Starting {
                 };
                 let (schedule, outbox) = (world.schedule.clone(), outbox.clone());
                 world.judge.asked(generation, &hex(&ask.request.digest));
+                under_way.set(under_way.get() + 1);
+                if under_way.get() > ASKED_MAX {
+                    world.judge.breaks(format!("p{process} asks for more than {ASKED_MAX} texts at a time"));
+                }
+                let under_way = under_way.clone();
                 world.local.spawn(process, async move {
                     schedule.sleep(schedule.pick(1_000..2_000_000)).await;
                     let outcome = match schedule.pick(0..20) {
@@ -397,6 +490,7 @@ impl Starting {
                             Outcome::Vector { vector: vec![number], tokens: 1 }
                         }
                     };
+                    under_way.set(under_way.get() - 1);
                     // The worker may have left.
                     let _ = outbox.done.send(Done { digest: ask.request.digest, outcome });
                 });
@@ -412,14 +506,24 @@ fn load(
     edge: &SharedEdge,
     claim: &Root,
     before: bool,
+    back: Option<Root>,
 ) -> Result<Loaded, String> {
     let text = |error: tidemill_connectors::lake::LakeError| error.to_string();
     let options = snapshot_options(store.clone(), edge.clone());
     let snapshot = Snapshot::of(options.clone(), claim.clone()).map_err(text)?;
-    let mut rows = BTreeMap::new();
-    for table in TABLES {
-        rows.insert(table, snapshot.rows(table, TextForm::Handles, None, Share::ALL).map_err(text)?);
-    }
+    let stored = Held::of(&snapshot, &TABLES, false)?;
+    let mut filling = stored.rows.clone();
+    let back = match back {
+        Some(root) => {
+            let old = Snapshot::of(options.clone(), root).map_err(text)?;
+            let old = Held::of(&old, &RESTORED, true)?;
+            filling.extend(old.rows.clone());
+            let restored = RESTORED.iter().map(|table| table.to_string()).collect();
+            Some(Back { tables: Arc::new(old), restored })
+        }
+        None => None,
+    };
+    let filling = Held { rows: filling, bodies: BTreeMap::new() };
     let lake = LakeOptions {
         segments: stored_segments(lake_store.clone(), edge.clone(), 1 << 20),
         store: lake_store,
@@ -451,11 +555,62 @@ fn load(
         }
     }
     let due = Due { interval: 2_000, changed_since, newest_named, awaiting: None, finishing: false };
-    Ok(Loaded { stored: Held(rows), lake, due })
+    Ok(Loaded { stored: Arc::new(stored), filling: Arc::new(filling), back, lake, due })
 }
 
-/// Rows in memory.
-struct Held(BTreeMap<&'static str, Vec<Vec<Value>>>);
+/// Rows in memory, and the bodies that they name.
+struct Held {
+    rows: BTreeMap<&'static str, Vec<Vec<Value>>>,
+    bodies: BTreeMap<(Digest, Digest), Vec<u8>>,
+}
+
+impl Held {
+    /// Those of a snapshot.
+    fn of(snapshot: &Snapshot, tables: &[&'static str], bodied: bool) -> Result<Self, String> {
+        let (mut held, schemas) =
+            (Self { rows: BTreeMap::new(), bodies: BTreeMap::new() }, program().tables());
+        for (place, schema) in schemas.iter().enumerate() {
+            let Some(table) = tables.iter().find(|table| **table == schema.name) else { continue };
+            let rows = snapshot.rows(table, TextForm::Handles, None, Share::ALL);
+            let rows = rows.map_err(|error| error.to_string())?;
+            let wanted: Vec<(Digest, Digest)> = rows
+                .iter()
+                .filter(|_| bodied)
+                .flat_map(|row| {
+                    let key = key_digest(schema, row.iter().map(Value::cell));
+                    row.iter().filter_map(move |value| match value {
+                        Value::Text(text) => Some((key, text.digest)),
+                        _ => None,
+                    })
+                })
+                .collect();
+            if !wanted.is_empty() {
+                let each = &mut |place: usize, body: &[u8]| {
+                    held.bodies.insert(wanted[place], body.to_vec());
+                };
+                snapshot.bodies(place, &wanted, each).map_err(|error| error.to_string())?;
+            }
+            held.rows.insert(table, rows);
+        }
+        Ok(held)
+    }
+}
+
+impl Bodied for Held {
+    fn bodies(
+        &self,
+        _: &str,
+        wanted: &[(Digest, Digest)],
+        each: &mut dyn FnMut(usize, &[u8]),
+    ) -> Result<(), ViewError> {
+        for (place, wanted) in wanted.iter().enumerate() {
+            if let Some(body) = self.bodies.get(wanted) {
+                each(place, body);
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Stored for Held {
     fn for_each_row(
@@ -465,7 +620,7 @@ impl Stored for Held {
         _: Portion,
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
-        for row in self.0.get(table).into_iter().flatten() {
+        for row in self.rows.get(table).into_iter().flatten() {
             match columns {
                 Some(columns) => each(columns.iter().map(|place| row[*place].clone()).collect())?,
                 None => each(row.clone())?,
@@ -475,21 +630,44 @@ impl Stored for Held {
     }
 }
 
+/// Sees that no publication is begun before a root names the one before.
+struct OneAtATime {
+    judge: Judge,
+    generation: u64,
+    last: Mutex<Option<Epoch>>,
+}
+
+impl PublicationWatch for OneAtATime {
+    fn publishing(&self, now: bool) {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.judge.newest().filter(|newest| newest.generation == self.generation);
+        let named = newest.and_then(|newest| newest.published).map(|published| published.epoch);
+        if now && named.is_some() && named < last {
+            self.judge.breaks(format!("a publication is begun while {last:?} is not named"));
+        }
+    }
+
+    fn published(&self, epoch: Epoch, _: u64, _: Cost) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch);
+    }
+}
+
 /// Nobody who wants to know.
 struct Silent;
-
-impl PublicationWatch for Silent {}
 
 impl UploadWatch for Silent {
     fn durable(&self, _: &str, _: &bytes::Bytes, _: u64) {}
 }
 
-/// Tells the judge what a process takes for committed.
-struct Believes(Judge, Slot);
+/// Tells the judge what a process takes for committed; lets the sources go on after a commit that goes back.
+struct Believes(Judge, Slot, Sender<ToConductor>);
 
 impl CommitWatch for Believes {
     fn committed(&self, root: &Root) {
         self.0.believed(root);
+        if root.rolled_back_to.is_some() {
+            let _ = self.2.send(ToConductor::Pause(false));
+        }
         *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(root.clone()));
     }
 }
@@ -522,7 +700,8 @@ struct Work {
     by_force: Receiver<ToConductor>,
     from_conductor: Receiver<FromConductor>,
     committer: UnboundedSender<ToCommitter>,
-    failed: UnboundedSender<String>,
+    publisher: UnboundedSender<ToPublisher>,
+    failed: UnboundedSender<Ending>,
 }
 
 impl Work {
@@ -550,6 +729,7 @@ impl Work {
             quiet = if busy { 0 } else { quiet + 1 };
             self.world.schedule.sleep((quiet * 10_000).clamp(1_000, 200_000)).await;
         }
+        let _ = self.failed.unbounded_send(Ending::Left);
     }
 
     /// Passes on what the conductor says.
@@ -566,8 +746,9 @@ impl Work {
                     let _ = self.committer.unbounded_send(ToCommitter::Sealed(epoch));
                 }
                 FromConductor::Failed(error) | FromConductor::SourceFailed(error) => {
-                    let _ = self.failed.unbounded_send(error);
+                    let _ = self.failed.unbounded_send(Ending::Failed(error));
                 }
+                FromConductor::Finish => drop(self.publisher.unbounded_send(ToPublisher::Finish)),
                 _ => {}
             }
         }
@@ -600,7 +781,7 @@ impl Source for SimSource {
         if self.next[partition] == from {
             return Ok(Polled::Idle);
         }
-        sink.position(0, &name, self.next[partition], serde_json::Value::Null);
+        sink.position(0, &name, self.next[partition], cursor_at(self.next[partition]));
         Ok(Polled::More)
     }
 }

@@ -45,6 +45,8 @@ struct State {
     events: BTreeMap<(u64, u64), Event>,
     spawned: Vec<(Process, BoxFuture<'static, ()>)>,
     stopped: BTreeMap<Process, u64>,
+    /// When each process that was stopped went on the last time.
+    woke: BTreeMap<Process, u64>,
     killed: BTreeSet<Process>,
     trace: blake3::Hasher,
     told: Option<Vec<String>>,
@@ -66,6 +68,7 @@ impl Schedule {
             events: BTreeMap::new(),
             spawned: Vec::new(),
             stopped: BTreeMap::new(),
+            woke: BTreeMap::new(),
             killed: BTreeSet::new(),
             trace: blake3::Hasher::new(),
             told: told.then(Vec::new),
@@ -154,6 +157,12 @@ impl Schedule {
         let mut state = self.state();
         let until = state.now + us;
         state.stopped.insert(process, until);
+        state.woke.insert(process, until);
+    }
+
+    /// When a process went on that was stopped, the last time; 0 if it never was.
+    pub fn woke_at(&self, process: Process) -> u64 {
+        self.state().woke.get(&process).copied().unwrap_or(0)
     }
 
     /// Whether a process is stopped now.

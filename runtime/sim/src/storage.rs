@@ -8,7 +8,7 @@
 //! What happens at the store happens whatever becomes of the process that asked. A store of the network may
 //! carry a request out long after its time-out, and a second time; one on a local disk carries it out before
 //! the answer or not at all. Lists may lag: they may lack what was made a moment ago, and show what was
-//! deleted a moment ago. A read never lies.
+//! deleted a moment ago. A read never lies, but its answer may reach a process that slept meanwhile, and be old.
 
 use crate::judge::Judge;
 use crate::schedule::{Process, Schedule};
@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidemill_core::store::{Created, ObjectInfo, SharedStore, Store, StoreError};
 
@@ -92,11 +93,14 @@ impl Disk {
         Created::New
     }
 
-    fn delete(&self, name: &str, now: u64) {
+    /// Whether it was there.
+    fn delete(&self, name: &str, now: u64) -> bool {
         let mut objects = self.lock();
-        if objects.there.remove(name).is_some() {
+        let was_there = objects.there.remove(name).is_some();
+        if was_there {
             objects.gone.insert(name.to_string(), now);
         }
+        was_there
     }
 
     /// A list that may lack what is younger than `lag`, and show what has been gone for less.
@@ -149,6 +153,8 @@ pub struct SimStore {
     pub weather: Arc<Mutex<Weather>>,
     /// Whether it is on a local disk.
     pub local: bool,
+    /// When this process got the answer to its latest question about the catalog.
+    pub looked_at: AtomicU64,
 }
 
 impl std::fmt::Debug for SimStore {
@@ -189,15 +195,15 @@ impl SimStore {
                     Created::New
                 }
                 Write::Create(name, body) => disk.create(name, body.clone(), now),
-                Write::Delete(name) => {
-                    disk.delete(name, now);
-                    Created::New
-                }
+                Write::Delete(name) => match disk.delete(name, now) {
+                    true => Created::New,
+                    false => Created::Exists,
+                },
             };
             schedule.tell(|| format!("p{process} {what}: {done:?}"));
             match (&write, done) {
-                (Write::Create(name, _) | Write::Put(name, _), Created::New) => judge.made(name),
-                (Write::Delete(name), _) => judge.deleted(name),
+                (Write::Create(name, _) | Write::Put(name, _), Created::New) => judge.made(name, process),
+                (Write::Delete(name), done) => judge.deleted(name, matches!(done, Created::New)),
                 _ => {}
             }
             // Who asked may be gone.
@@ -207,6 +213,10 @@ impl SimStore {
 
     async fn write(&self, write: Write) -> Result<Created, StoreError> {
         let (weather, schedule) = (self.weather(), &self.schedule);
+        if let Write::Create(name, body) = &write {
+            let blind = self.looked_at.load(Ordering::Relaxed) < schedule.woke_at(self.process);
+            self.judge.puts(self.process, name, body, blind);
+        }
         let (what, takes) = (write.told(), self.takes(&weather));
         let chance = schedule.pick(0..1000) as u32;
         let (lost, unanswered) = (weather.lost, weather.lost + weather.unanswered);
@@ -230,13 +240,26 @@ impl SimStore {
         answered.await.map_err(|_| self.failed(&what))
     }
 
-    async fn before_read(&self, what: &str) -> Result<(), StoreError> {
-        let weather = self.weather();
-        self.schedule.sleep(self.takes(&weather)).await;
-        match self.schedule.happens(weather.unread) {
-            true => Err(self.failed(what)),
-            false => Ok(()),
+    /// Looks at the objects after a time; the answer comes later, and may then be an old one.
+    async fn look<T: Send + 'static>(
+        &self,
+        what: &str,
+        look: impl FnOnce(&Disk, &Schedule) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (weather, schedule, disk) = (self.weather(), self.schedule.clone(), self.disk.clone());
+        let (takes, unread) = (self.takes(&weather), schedule.happens(weather.unread));
+        let (answer, answered) = oneshot::channel();
+        // Who asked may be gone.
+        self.schedule.after(takes / 2, move || drop(answer.send(look(&disk, &schedule))));
+        self.schedule.sleep(takes).await;
+        if unread {
+            return Err(self.failed(what));
         }
+        let found = answered.await.map_err(|_| self.failed(what))?;
+        if what.starts_with("catalog/") {
+            self.looked_at.store(self.schedule.now(), Ordering::Relaxed);
+        }
+        Ok(found)
     }
 }
 
@@ -259,9 +282,9 @@ impl Store for SimStore {
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
-        self.before_read(name).await?;
         let missing = || StoreError::NotFound { name: name.to_string(), location: LOCATION.to_string() };
-        self.disk.read(name).ok_or_else(missing)
+        let wanted = name.to_string();
+        self.look(name, move |disk, _| disk.read(&wanted)).await?.ok_or_else(missing)
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -269,10 +292,12 @@ impl Store for SimStore {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        self.before_read(folder).await?;
         let lag = if self.local { 0 } else { self.weather().lag_us };
-        let schedule = &self.schedule;
-        Ok(self.disk.list(folder, schedule.now(), lag, || schedule.happens(500)))
+        let wanted = folder.to_string();
+        let list = move |disk: &Disk, schedule: &Schedule| {
+            disk.list(&wanted, schedule.now(), lag, || schedule.happens(500))
+        };
+        self.look(folder, list).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

@@ -28,6 +28,8 @@ use tidemill_types::{Epoch, Root, TableSchema};
 const SENT: [&str; 2] = [TABLES[0], TABLES[5]];
 /// The longest rest between two looks, microseconds.
 const REST_US: u64 = 200_000;
+/// A sink that did nothing for so long may have missed what the log held.
+const AWAY_US: u64 = 2_000_000;
 /// Requests of a thousand that are lost, or whose answer is.
 const LOST: u64 = 30;
 
@@ -283,7 +285,12 @@ fn run(
     process: Process,
     edge: &SharedEdge,
 ) {
+    let (started, mut last, mut away) = (edge.now_us(), edge.now_us(), false);
     loop {
+        let now = edge.now_us();
+        // It slept, or waited long for an answer.
+        away |= now - last > AWAY_US;
+        last = now;
         match sending.step(&mut producer) {
             Stepped::Done(Some((epoch, records))) => {
                 judge.count(|counts| counts.sent += 1);
@@ -297,7 +304,8 @@ fn run(
             }
             Stepped::Left(End::Stopped(why)) => {
                 schedule.tell(|| format!("p{process} sends no more: {why}"));
-                stopped(&producer.topics, judge, sending.machine().position(), &why);
+                let may = away || edge.now_us() - started < 2 * AWAY_US;
+                stopped(&producer.topics, judge, sending.machine().position(), may, &why);
                 return;
             }
             Stepped::Left(end) => return schedule.tell(|| format!("p{process} sends no more: {end:?}")),
@@ -305,11 +313,11 @@ fn run(
     }
 }
 
-/// A sink stops only where the log no longer holds what it needs.
-fn stopped(topics: &Topics, judge: &Judge, position: Option<Epoch>, why: &str) {
+/// A sink stops only where the log no longer holds what it needs; `may`: because nobody sent for so long.
+fn stopped(topics: &Topics, judge: &Judge, position: Option<Epoch>, may: bool, why: &str) {
     let next = position.and_then(|epoch| judge.root(epoch + 1));
     let gone = next.is_some_and(|root| !judge.is_retained(&root));
-    match why.contains("no longer in the log") && gone {
+    match why.contains("no longer in the log") && gone && may {
         true => topics.begin_anew(),
         false => judge.breaks(format!("a sink stopped at {position:?}: {why}")),
     }

@@ -16,7 +16,8 @@ use tidemill_connectors::lake::Snapshot;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::log::newest_root;
 use tidemill_core::store::SharedStore;
-use tidemill_core::writer::ToPublisher;
+use tidemill_core::writer::{ToPublisher, idle_max_us, tag_alone};
+use tidemill_types::Epoch;
 
 /// How long commits stay readable.
 const RETENTION: Duration = Duration::from_secs(20);
@@ -51,7 +52,7 @@ pub fn run(plan: Plan) -> Outcome {
     let schedule = Schedule::seeded(plan.seed, plan.told);
     let runner = Runner::new(schedule.clone());
     let disk = Disk::default();
-    let judge = Judge::new(disk.clone(), schedule.clone(), RETENTION.as_millis() as i64);
+    let judge = Judge::new(disk.clone(), schedule.clone());
     let world = World {
         schedule: schedule.clone(),
         local: runner.local(),
@@ -62,6 +63,8 @@ pub fn run(plan: Plan) -> Outcome {
         topics: Topics::new(judge.clone(), schedule.clone()),
         sends: schedule.pick(0..8) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
         retention: RETENTION,
+        mixed: schedule.pick(0..5) == 0,
+        commits: if schedule.pick(0..4) == 0 { schedule.pick(2..40) } else { 1 },
         mutant: plan.mutant,
     };
     let ids = if schedule.pick(0..10) == 0 { 40 } else { 12 };
@@ -118,9 +121,49 @@ impl Director {
     }
 
     fn start(&self) {
+        self.start_back(None);
+    }
+
+    fn start_back(&self, to: Option<Epoch>) {
         let mut next = self.next.borrow_mut();
         *next += 1;
-        self.processes.borrow_mut().push(self.world.start(*next));
+        self.processes.borrow_mut().push(self.world.start(*next, to));
+    }
+
+    /// Somebody goes back to a commit, which may no longer be kept.
+    fn roll_back(&self) {
+        let Some(newest) = self.world.judge.newest() else { return };
+        let few = newest.epoch.saturating_sub(self.world.schedule.pick(1..12));
+        let tagged = newest.tags.values().next().map(|tag| tag.epoch);
+        let tagged = tagged.filter(|_| self.world.schedule.pick(0..2) == 0);
+        self.start_back(Some(tagged.unwrap_or(few)));
+    }
+
+    /// A process is told to end in order.
+    fn stop(&self, process: Process) {
+        let processes = self.processes.borrow();
+        if processes.iter().any(|p| p.process == process && p.stop()) {
+            self.world.schedule.tell(|| format!("p{process} is to end"));
+        }
+    }
+
+    /// Somebody names a commit where no writer is at work, as far as he knows.
+    fn tag_alone(&self) {
+        let Some(newest) = self.world.judge.newest() else { return };
+        let mut next = self.next.borrow_mut();
+        *next += 1;
+        let (world, process) = (self.world.clone(), *next);
+        let retention = world.retention_of(process);
+        let epoch = newest.epoch.saturating_sub(world.schedule.pick(0..6));
+        let (store, edge) = (world.store(process), crate::edge::SimEdge::shared(&world.schedule, process, 0));
+        self.world.local.spawn(process, async move {
+            let done = tag_alone(&store, &edge, idle_max_us(retention.time), "alone", Some(epoch)).await;
+            if let Ok(root) = &done {
+                world.judge.believed(root);
+            }
+            let said = done.map(|root| root.epoch);
+            world.schedule.tell(|| format!("p{process} tags {epoch} alone: {said:?}"));
+        });
     }
 
     /// Processes that have not ended and are not stopped.
@@ -166,7 +209,14 @@ impl Director {
             30..38 => self.start(),
             38..60 => self.read(),
             60..66 => self.tag(),
-            66..70 => {
+            66..68 => self.tag_alone(),
+            68..72 => self.roll_back(),
+            72..76 => {
+                if let Some(process) = self.one_of(&at_work) {
+                    self.stop(process);
+                }
+            }
+            76..80 => {
                 // The others go on while nobody strikes: what was stopped comes back to a store that has moved.
                 schedule.sleep(schedule.pick(10 * SECOND..90 * SECOND)).await;
             }
@@ -200,8 +250,8 @@ impl Director {
             false => Some(newest.epoch.saturating_sub(schedule.pick(0..6))),
         };
         let processes = self.processes.borrow();
-        let publisher = processes.iter().find(|p| p.process == process).map(|p| p.publisher.clone());
-        let Some(publisher) = publisher.and_then(|publisher| publisher.borrow().clone()) else { return };
+        let told = processes.iter().find(|p| p.process == process).map(|p| p.told.clone());
+        let Some((publisher, _)) = told.and_then(|told| told.borrow().clone()) else { return };
         let (answer, answered) = futures::channel::oneshot::channel();
         schedule.tell(|| format!("p{process} is to tag {name} {epoch:?}"));
         drop(publisher.unbounded_send(ToPublisher::Tag(name, epoch, answer)));
@@ -297,10 +347,8 @@ impl Director {
         let (Some(newest), ends) = (judge.newest(), judge.ends()) else { return false };
         let at = |partition: usize| newest.positions.get(STREAM)?.get(&partition.to_string()).copied();
         let read = ends.iter().enumerate().all(|(partition, end)| at(partition).unwrap_or(0) == *end);
-        let changed = (0..=newest.epoch).rev().filter_map(|epoch| judge.root(epoch));
-        let changed = changed.into_iter().find(|root| !root.segments.is_empty()).map(|root| root.epoch);
         let sent = !self.world.sends || self.world.topics.are_through();
-        read && sent && newest.published.map(|published| published.epoch) >= changed
+        read && sent && judge.is_published()
     }
 
     async fn until(&self, seconds: u64, what: &str, holds: impl Fn(&Judge) -> bool) {

@@ -34,6 +34,9 @@ fn added(a: Counts, b: Counts) -> Counts {
         stopped: a.stopped + b.stopped,
         asked: a.asked + b.asked,
         sent: a.sent + b.sent,
+        rolled_back: a.rolled_back + b.rolled_back,
+        left: a.left + b.left,
+        files: a.files.max(b.files),
     }
 }
 
@@ -51,7 +54,9 @@ fn no_history_breaks_an_invariant() {
         true
     });
     let all = all.into_inner().unwrap();
-    let tame = [all.fenced, all.killed, all.stopped, all.read].iter().any(|n| (*n as u64) < seeds() / 2);
+    let tame = [all.fenced, all.killed, all.stopped, all.read, all.rolled_back, all.left]
+        .iter()
+        .any(|n| (*n as u64) < seeds() / 2);
     assert!(all.sent as u64 > seeds(), "little was sent: {all:?}");
     assert!(!tame && all.in_holes > 0 && all.dropped as u64 > 50 * seeds(), "the trials were tame: {all:?}");
 }

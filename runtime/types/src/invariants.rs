@@ -36,10 +36,14 @@ pub fn follows(previous: &Root, next: &Root) -> Result<(), Broken> {
     if next.claim {
         let same = next.program == previous.program
             && next.positions == previous.positions
+            && next.cursors == previous.cursors
             && next.models == previous.models
             && next.published == previous.published
             && next.gaps == previous.gaps
             && next.tags == previous.tags
+            && next.dropped == previous.dropped
+            && next.log_from == previous.log_from
+            && next.trusts_ms >= previous.trusts_ms
             && next.rolled_back_to.is_none()
             && next.segments.is_empty();
         return if same { Ok(()) } else { broken("a claim that changes more than the generation".into()) };
@@ -59,6 +63,9 @@ pub fn follows(previous: &Root, next: &Root) -> Result<(), Broken> {
     let epoch_of = |root: &Root| root.published.as_ref().map(|p| p.epoch);
     if epoch_of(next) < epoch_of(previous) || epoch_of(next) >= Some(next.epoch) {
         return broken(format!("publication {:?} after {:?}", epoch_of(next), epoch_of(previous)));
+    }
+    if epoch_of(next) == epoch_of(previous) && next.published != previous.published {
+        return broken(format!("publication {:?} is another one than before", epoch_of(next)));
     }
     if next.log_from < previous.log_from || next.log_from > next.epoch {
         return broken(format!("the log begins at {} after {}", next.log_from, previous.log_from));

@@ -142,7 +142,8 @@ impl Collector {
                 self.left_by = None;
             }
             self.look(view, newest, now)?;
-            if self.waiting.is_empty() && now - self.swept_at >= self.sweep_every_ms() {
+            // Whatever the look has found: where commits come all the time, each finds something.
+            if now - self.swept_at >= self.sweep_every_ms() {
                 self.swept_at = now;
                 self.sweep_below(view)?;
             }
@@ -302,6 +303,8 @@ impl Collector {
             let objects = list(view.folder())?.into_iter().map(|object| object.name);
             names.extend(objects.filter(|name| made(name) && !needed.contains(name)));
         }
+        let waiting: BTreeSet<&String> = self.waiting.iter().collect();
+        names.retain(|name| !waiting.contains(name));
         self.waiting.extend(names);
         Ok(())
     }

@@ -194,6 +194,8 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     let edge = Tokio::shared(claiming.runtime.clone());
     let claimed = claiming.claim(&edge)?;
     let claim = &claimed.claim;
+    // What the writer before gave up until then is being deleted.
+    let back = claiming.goes_back_to(Some(claim))?;
     let (epoch, published) = (claim.epoch, claim.published.as_ref().map(|p| p.epoch));
     tracing::info!(generation = claim.generation, epoch, published, "the store is claimed");
     claiming.recovery.enter(Step::Log);
