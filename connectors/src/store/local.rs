@@ -3,7 +3,8 @@
 //! A write goes to a temporary file beside its name, is synced, gets its name by `rename` (put) or
 //! `link` (create: the kernel refuses a name that is taken), and then the folder is synced. So an
 //! object is seen whole or not at all, and what has returned `Ok` survives. Folders that a write has to
-//! make are synced into their parents before the object's name can count.
+//! make are synced into their parents before the object's name can count; so are those that are there, as
+//! a process that was killed may have made them.
 //!
 //! ```text
 //!  .tmp-<pid>-<n> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
@@ -213,7 +214,7 @@ impl<F: FileSystem> Disk<F> {
                 Ok(created) => created,
                 // The folder, or the temporary file before it was locked, was taken away under us.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    lock(&self.ready).remove(folder);
+                    lock(&self.ready).clear();
                     continue;
                 }
                 Err(error) => return Err(failed(error)),
@@ -267,25 +268,21 @@ impl<F: FileSystem> Disk<F> {
 
     /// Makes a folder, syncs it into its parents, and sweeps it; once for each folder.
     fn prepare(&self, folder: &Path) -> io::Result<()> {
-        if lock(&self.ready).contains(folder) {
+        let (ready, first) = {
+            let ready = lock(&self.ready);
+            (ready.contains(folder), ready.is_empty())
+        };
+        if ready {
             return Ok(());
         }
-        let mut parents = Vec::new();
-        for parent in folder.ancestors().skip(1) {
-            parents.push(parent);
-            // Above the store only what this call has to make needs a sync.
-            if self.is_folder(parent) && !parent.starts_with(&self.root) {
-                break;
-            }
-        }
-        let store_was_there = self.is_folder(&self.root);
+        let there = folder.ancestors().find(|path| self.is_folder(path)).unwrap_or(folder);
         self.make_folders(folder)?;
-        for parent in parents {
-            let synced = self.files.sync_folder(parent);
-            // What holds a store that was there may be closed to us; it is synced for the case that a
-            // killed process had just made the store.
-            if parent.starts_with(&self.root) || !store_was_there {
-                synced?;
+        for parent in folder.ancestors().skip(1) {
+            if parent.starts_with(&self.root) || parent.starts_with(there) {
+                self.files.sync_folder(parent)?;
+            } else if first {
+                // Not made by us. A killed process may have made it, and not have come to its sync.
+                self.files.sync_folder(parent).or_else(if_closed_to_us)?;
             }
         }
         self.sweep(folder);
@@ -392,6 +389,18 @@ fn advice(error: &io::Error) -> &'static str {
             "; something else stands in the store's folder under that name"
         }
         _ => "",
+    }
+}
+
+/// A store may stand in a folder that this user cannot sync. Whoever gave it to this user has then to answer for
+/// its being there.
+fn if_closed_to_us(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::InvalidInput
+        | ErrorKind::Unsupported => Ok(()),
+        _ => Err(error),
     }
 }
 
