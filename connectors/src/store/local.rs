@@ -7,12 +7,15 @@
 //! a process that was killed may have made them.
 //!
 //! ```text
-//!  .tmp-<pid>-<n> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
+//!  .tmp-<random> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
 //!        └ left behind by a killed writer: never listed, removed by the next writer
 //! ```
 //!
 //! A writer holds a lock on its temporary file, which dies with the process; so the sweep of leftovers
-//! takes only what nobody writes any more. Writers of one folder that come together share one sync.
+//! takes only what nobody writes any more. It may take a file just before its writer has locked it, who then
+//! finds it gone and starts again. So nobody else may ever make a file of that name, or the writer would name
+//! that one: processes in containers have the same number and often the same count of files, so the names are
+//! random. Writers of one folder that come together share one sync.
 //!
 //! [`Disk`] is all of this over the calls of a [`FileSystem`]. The simulator runs it over one that loses in a
 //! power cut what was not synced; [`LocalStore`] is it over this machine.
@@ -251,19 +254,11 @@ impl<F: FileSystem> Disk<F> {
 
     /// A new temporary file in a folder, locked for as long as it is open.
     fn temporary(&self, folder: &Path) -> io::Result<(PathBuf, F::File)> {
-        loop {
-            let path = folder.join(format!("{TEMPORARY}{}", self.files.unique()));
-            match self.files.make_file(&path) {
-                Ok(file) => {
-                    // Without locks on this file system, sweeps find none either and remove nothing.
-                    self.files.try_lock(&file);
-                    return Ok((path, file));
-                }
-                // Left behind by an earlier process of the same number.
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let path = folder.join(format!("{TEMPORARY}{}", self.files.unique()));
+        let file = self.files.make_file(&path)?;
+        // Without locks on this file system, sweeps find none either and remove nothing.
+        self.files.try_lock(&file);
+        Ok((path, file))
     }
 
     /// Makes a folder, syncs it into its parents, and sweeps it; once for each folder.

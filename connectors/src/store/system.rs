@@ -11,8 +11,8 @@ use std::{
     io::{self, Write},
     os::unix::fs::FileExt,
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
 };
+use uuid::Uuid;
 
 /// What stands under a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub trait FileSystem: fmt::Debug + Send + Sync + 'static {
     /// An open file. To drop it closes it, which gives its lock back.
     type File: Send;
 
-    /// A name for a temporary file.
+    /// A name that nobody else gives a file, now or later, on this machine or another that has these files.
     fn unique(&self) -> String;
     /// Makes a folder in one that is there.
     ///
@@ -123,9 +123,6 @@ pub trait FileSystem: fmt::Debug + Send + Sync + 'static {
     fn read_at(&self, file: &Self::File, from: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// Makes the names of temporary files unique in this process.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
-
 /// This machine's file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine;
@@ -133,8 +130,9 @@ pub struct Machine;
 impl FileSystem for Machine {
     type File = File;
 
+    #[expect(clippy::disallowed_methods, reason = "this is the edge; a simulated file system has its own")]
     fn unique(&self) -> String {
-        format!("{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+        Uuid::new_v4().simple().to_string()
     }
 
     fn make_folder(&self, path: &Path) -> io::Result<()> {
