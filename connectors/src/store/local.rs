@@ -3,28 +3,32 @@
 //! A write goes to a temporary file beside its name, is synced, gets its name by `rename` (put) or
 //! `link` (create: the kernel refuses a name that is taken), and then the folder is synced. So an
 //! object is seen whole or not at all, and what has returned `Ok` survives. Folders that a write has to
-//! make are synced into their parents before the object's name can count.
+//! make are synced into their parents before the object's name can count; so are those that are there, as
+//! a process that was killed may have made them.
 //!
 //! ```text
-//!  .tmp-<pid>-<n> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
+//!  .tmp-<random> ── write, fsync ──> link | rename ──> fsync folder ──> Ok
 //!        └ left behind by a killed writer: never listed, removed by the next writer
 //! ```
 //!
 //! A writer holds a lock on its temporary file, which dies with the process; so the sweep of leftovers
-//! takes only what nobody writes any more. Writers of one folder that come together share one sync.
+//! takes only what nobody writes any more. It may take a file just before its writer has locked it, who then
+//! finds it gone and starts again. So nobody else may ever make a file of that name, or the writer would name
+//! that one: processes in containers have the same number and often the same count of files, so the names are
+//! random. Writers of one folder that come together share one sync.
+//!
+//! [`Disk`] is all of this over the calls of a [`FileSystem`]. The simulator runs it over one that loses in a
+//! power cut what was not synced; [`LocalStore`] is it over this machine.
 
+use super::system::{Entry, FileSystem, Machine};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{
     collections::{HashMap, HashSet},
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
+    io::{self, ErrorKind},
     ops::Range,
     path::{Component, Path, PathBuf},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 use tidemill_core::store::{Created, ObjectInfo, Store, StoreError};
 
@@ -34,21 +38,9 @@ pub(super) const TEMPORARY: &str = ".tmp-";
 /// How often a write starts again when its temporary file was swept away under it.
 const ATTEMPTS: usize = 8;
 
-/// Makes the names of temporary files unique in this process.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
-
 /// A folder of this machine as a store.
 #[derive(Clone, Debug)]
-pub struct LocalStore(Arc<Disk>);
-
-#[derive(Debug)]
-struct Disk {
-    root: PathBuf,
-    location: String,
-    /// Folders that are there, synced into their parents, and swept.
-    ready: Mutex<HashSet<PathBuf>>,
-    syncs: Mutex<HashMap<PathBuf, Arc<FolderSync>>>,
-}
+pub struct LocalStore(Arc<Disk<Machine>>);
 
 impl LocalStore {
     /// The store in a folder, which need not exist yet.
@@ -61,22 +53,12 @@ impl LocalStore {
         let root = absolute(folder).map_err(|error| {
             StoreError::Failed(format!("cannot open the store at {}: {error}", folder.display()))
         })?;
-        let Some(text) = root.to_str() else {
-            return Err(StoreError::Failed(format!("the store's path {} is not UTF-8", root.display())));
-        };
-        if text.contains(|c: char| matches!(c, '?' | '#') || c.is_control()) {
-            return Err(StoreError::Failed(format!(
-                "a store cannot stand at {text:?}: readers of Iceberg tables cut an address at `?` and `#`; \
-                 choose another folder"
-            )));
-        }
-        let location = format!("file://{}", text.trim_end_matches('/'));
-        Ok(Self(Arc::new(Disk { root, location, ready: Mutex::default(), syncs: Mutex::default() })))
+        Ok(Self(Arc::new(Disk::new(Machine, root)?)))
     }
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Disk) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Disk<Machine>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let disk = Arc::clone(&self.0);
         let done = tokio::task::spawn_blocking(move || work(&disk)).await;
@@ -97,130 +79,278 @@ impl Store for LocalStore {
     }
 
     async fn put(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
-        super::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |disk| disk.write(&name, &body, false).map(drop)).await
+        self.blocking(move |disk| disk.put(&name, &body)).await
     }
 
     async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
-        super::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |disk| disk.write(&name, &body, true)).await
+        self.blocking(move |disk| disk.create(&name, &body)).await
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
-        super::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |disk| {
-            fs::read(disk.root.join(&name))
-                .map(Bytes::from)
-                .map_err(|error| disk.failed("read", &name, &error))
-        })
-        .await
+        self.blocking(move |disk| disk.get(&name)).await
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
-        super::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |disk| {
-            read_range(&disk.root.join(&name), range).map_err(|error| disk.failed("read", &name, &error))
-        })
-        .await
+        self.blocking(move |disk| disk.get_range(&name, range)).await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        let folder = super::check_folder(folder)?.to_string();
-        self.blocking(move |disk| {
-            let mut found = Vec::new();
-            disk.walk(&folder, &mut found).map_err(|error| disk.failed("list", &folder, &error))?;
-            Ok(found)
-        })
-        .await
+        let folder = folder.to_string();
+        self.blocking(move |disk| disk.list(&folder)).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
-        super::check_name(name)?;
         let name = name.to_string();
-        self.blocking(move |disk| match fs::remove_file(disk.root.join(&name)) {
-            Err(error) if !is_absent(&error) => Err(disk.failed("delete", &name, &error)),
-            _ => Ok(()),
-        })
-        .await
+        self.blocking(move |disk| disk.delete(&name)).await
     }
 }
 
-impl Disk {
+/// A folder of a file system as a store. Its methods are those of [`Store`], and hold up their thread.
+#[derive(Debug)]
+pub struct Disk<F> {
+    files: F,
+    root: PathBuf,
+    location: String,
+    /// Folders that are there, synced into their parents, and swept.
+    ready: Mutex<HashSet<PathBuf>>,
+    syncs: Mutex<HashMap<PathBuf, Arc<FolderSync>>>,
+}
+
+impl<F: FileSystem> Disk<F> {
+    /// The store in a folder, which need not exist yet, and whose path is absolute.
+    ///
+    /// # Errors
+    ///
+    /// When the path is not UTF-8, or holds a character at which the readers of Iceberg tables cut an
+    /// address.
+    pub fn new(files: F, root: PathBuf) -> Result<Self, StoreError> {
+        let Some(text) = root.to_str() else {
+            return Err(StoreError::Failed(format!("the store's path {} is not UTF-8", root.display())));
+        };
+        if text.contains(|c: char| matches!(c, '?' | '#') || c.is_control()) {
+            return Err(StoreError::Failed(format!(
+                "a store cannot stand at {text:?}: readers of Iceberg tables cut an address at `?` and `#`; \
+                 choose another folder"
+            )));
+        }
+        let location = format!("file://{}", text.trim_end_matches('/'));
+        Ok(Self { files, root, location, ready: Mutex::default(), syncs: Mutex::default() })
+    }
+
+    /// Writes an object, replacing one of that name.
+    ///
+    /// # Errors
+    ///
+    /// When it is unclear whether that has happened.
+    pub fn put(&self, name: &str, body: &[u8]) -> Result<(), StoreError> {
+        self.write(name, body, false).map(drop)
+    }
+
+    /// Writes an object if the name is free.
+    ///
+    /// # Errors
+    ///
+    /// When it is unclear whether that has happened.
+    pub fn create(&self, name: &str, body: &[u8]) -> Result<Created, StoreError> {
+        self.write(name, body, true)
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there or cannot be read.
+    pub fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        super::check_name(name)?;
+        let body = self.files.read(&self.root.join(name));
+        body.map(Bytes::from).map_err(|error| self.failed("read", name, &error))
+    }
+
+    /// Reads a part of an object.
+    ///
+    /// # Errors
+    ///
+    /// When it is not there, is shorter, or cannot be read.
+    pub fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        super::check_name(name)?;
+        let body = self.read_range(&self.root.join(name), range);
+        body.map_err(|error| self.failed("read", name, &error))
+    }
+
+    /// The objects in a folder, at any depth.
+    ///
+    /// # Errors
+    ///
+    /// When a folder cannot be read.
+    pub fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let folder = super::check_folder(folder)?;
+        let mut found = Vec::new();
+        self.walk(folder, &mut found).map_err(|error| self.failed("list", folder, &error))?;
+        Ok(found)
+    }
+
+    /// Deletes an object. Not synced: after a power cut it may be there again.
+    ///
+    /// # Errors
+    ///
+    /// When it may be there still.
+    pub fn delete(&self, name: &str) -> Result<(), StoreError> {
+        super::check_name(name)?;
+        match self.files.remove(&self.root.join(name)) {
+            Err(error) if !is_absent(&error) => Err(self.failed("delete", name, &error)),
+            _ => Ok(()),
+        }
+    }
+
     fn write(&self, name: &str, body: &[u8], only_new: bool) -> Result<Created, StoreError> {
+        super::check_name(name)?;
         let failed = |error: io::Error| self.failed("write", name, &error);
         let path = self.root.join(name);
         let folder = path.parent().unwrap_or(&self.root);
         for _ in 0..ATTEMPTS {
             self.prepare(folder).map_err(failed)?;
-            let created = match write_once(folder, &path, body, only_new) {
+            let created = match self.write_once(folder, &path, body, only_new) {
                 Ok(created) => created,
                 // The folder, or the temporary file before it was locked, was taken away under us.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    lock(&self.ready).remove(folder);
+                    lock(&self.ready).clear();
                     continue;
                 }
                 Err(error) => return Err(failed(error)),
             };
             // Also when the name was taken: who finds an object may rely on it from now on.
             let sync = Arc::clone(lock(&self.syncs).entry(folder.to_path_buf()).or_default());
-            sync.run(|| sync_folder(folder)).map_err(failed)?;
+            sync.run(|| self.files.sync_folder(folder)).map_err(failed)?;
             return Ok(created);
         }
         Err(failed(io::Error::other("the folder is being removed by someone else again and again")))
     }
 
+    fn write_once(&self, folder: &Path, path: &Path, body: &[u8], only_new: bool) -> io::Result<Created> {
+        let (temporary, mut file) = self.temporary(folder)?;
+        let done = (|| {
+            self.files.write(&mut file, body)?;
+            self.files.sync(&file)?;
+            if !only_new {
+                self.files.rename(&temporary, path)?;
+                return Ok(Created::New);
+            }
+            match self.files.link(&temporary, path) {
+                Ok(()) => Ok(Created::New),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
+                Err(error) => Err(error),
+            }
+        })();
+        if only_new || done.is_err() {
+            // A leftover does no harm: it is never listed and is swept later.
+            let _ = self.files.remove(&temporary);
+        }
+        done
+    }
+
+    /// A new temporary file in a folder, locked for as long as it is open.
+    fn temporary(&self, folder: &Path) -> io::Result<(PathBuf, F::File)> {
+        let path = folder.join(format!("{TEMPORARY}{}", self.files.unique()));
+        let file = self.files.make_file(&path)?;
+        // Without locks on this file system, sweeps find none either and remove nothing.
+        self.files.try_lock(&file);
+        Ok((path, file))
+    }
+
     /// Makes a folder, syncs it into its parents, and sweeps it; once for each folder.
     fn prepare(&self, folder: &Path) -> io::Result<()> {
-        if lock(&self.ready).contains(folder) {
+        let (ready, first) = {
+            let ready = lock(&self.ready);
+            (ready.contains(folder), ready.is_empty())
+        };
+        if ready {
             return Ok(());
         }
-        let mut parents = Vec::new();
+        let there = folder.ancestors().find(|path| self.is_folder(path)).unwrap_or(folder);
+        self.make_folders(folder)?;
         for parent in folder.ancestors().skip(1) {
-            parents.push(parent);
-            // Above the store only what this call has to make needs a sync.
-            if parent.is_dir() && !parent.starts_with(&self.root) {
-                break;
+            if parent.starts_with(&self.root) || parent.starts_with(there) {
+                self.files.sync_folder(parent)?;
+            } else if first {
+                // Not made by us. A killed process may have made it, and not have come to its sync.
+                self.files.sync_folder(parent).or_else(if_closed_to_us)?;
             }
         }
-        let store_was_there = self.root.is_dir();
-        fs::create_dir_all(folder)?;
-        for parent in parents {
-            let synced = sync_folder(parent);
-            // What holds a store that was there may be closed to us; it is synced for the case that a
-            // killed process had just made the store.
-            if parent.starts_with(&self.root) || !store_was_there {
-                synced?;
-            }
-        }
-        sweep(folder);
+        self.sweep(folder);
         lock(&self.ready).insert(folder.to_path_buf());
         Ok(())
     }
 
+    /// Makes a folder and those that hold it, as far as they are missing.
+    fn make_folders(&self, folder: &Path) -> io::Result<()> {
+        let mut made = self.files.make_folder(folder);
+        if let (Err(error), Some(parent)) = (&made, folder.parent())
+            && is_absent(error)
+        {
+            self.make_folders(parent)?;
+            made = self.files.make_folder(folder);
+        }
+        match made {
+            Err(_) if self.is_folder(folder) => Ok(()),
+            made => made,
+        }
+    }
+
+    fn is_folder(&self, path: &Path) -> bool {
+        self.files.look(path).is_ok_and(|what| what == Entry::Folder)
+    }
+
+    /// Removes the temporary files that no living writer holds.
+    fn sweep(&self, folder: &Path) {
+        let Ok(names) = self.files.entries(folder) else { return };
+        for name in names.iter().filter(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
+            let path = folder.join(name);
+            if let Ok(file) = self.files.open_to_write(&path)
+                && self.files.try_lock(&file)
+            {
+                let _ = self.files.remove(&path);
+            }
+        }
+    }
+
     fn walk(&self, folder: &str, found: &mut Vec<ObjectInfo>) -> io::Result<()> {
-        let entries = match fs::read_dir(self.root.join(folder)) {
+        let path = self.root.join(folder);
+        let names = match self.files.entries(&path) {
             Err(error) if is_absent(&error) => return Ok(()),
-            entries => entries?,
+            names => names?,
         };
-        for entry in entries {
-            let entry = entry?;
-            let Ok(part) = entry.file_name().into_string() else { continue };
+        for part in names {
+            let what = path.join(&part);
+            let Ok(part) = part.into_string() else { continue };
             if part.starts_with(TEMPORARY) {
                 continue;
             }
             let name = if folder.is_empty() { part } else { format!("{folder}/{part}") };
-            match fs::metadata(entry.path()) {
-                Ok(what) if what.is_dir() => self.walk(&name, found)?,
-                Ok(what) if what.is_file() => found.push(ObjectInfo { name, bytes: what.len() }),
+            match self.files.look(&what) {
+                Ok(Entry::Folder) => self.walk(&name, found)?,
+                Ok(Entry::File(bytes)) => found.push(ObjectInfo { name, bytes }),
                 Err(error) if !is_absent(&error) => return Err(error),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    fn read_range(&self, path: &Path, range: Range<u64>) -> io::Result<Bytes> {
+        let (file, size) = self.files.open(path)?;
+        if range.start > range.end || range.end > size {
+            let what = format!("bytes {} to {} were asked for, it has {size}", range.start, range.end);
+            return Err(io::Error::new(ErrorKind::InvalidInput, what));
+        }
+        let length = usize::try_from(range.end - range.start)
+            .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "the range does not fit in memory"))?;
+        let mut bytes = vec![0; length];
+        self.files.read_at(&file, range.start, &mut bytes)?;
+        Ok(bytes.into())
     }
 
     fn failed(&self, operation: &str, name: &str, error: &io::Error) -> StoreError {
@@ -257,6 +387,18 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
+/// A store may stand in a folder that this user cannot sync. Whoever gave it to this user has then to answer for
+/// its being there.
+fn if_closed_to_us(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        ErrorKind::PermissionDenied
+        | ErrorKind::ReadOnlyFilesystem
+        | ErrorKind::InvalidInput
+        | ErrorKind::Unsupported => Ok(()),
+        _ => Err(error),
+    }
+}
+
 /// Not there, whether the name is free or a folder on the way to it is missing.
 fn is_absent(error: &io::Error) -> bool {
     error.kind() == ErrorKind::NotFound
@@ -264,80 +406,6 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write_once(folder: &Path, path: &Path, body: &[u8], only_new: bool) -> io::Result<Created> {
-    let (temporary, mut file) = temporary(folder)?;
-    let done = (|| {
-        file.write_all(body)?;
-        file.sync_all()?;
-        if !only_new {
-            fs::rename(&temporary, path)?;
-            return Ok(Created::New);
-        }
-        match fs::hard_link(&temporary, path) {
-            Ok(()) => Ok(Created::New),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Created::Exists),
-            Err(error) => Err(error),
-        }
-    })();
-    if only_new || done.is_err() {
-        // A leftover does no harm: it is never listed and is swept later.
-        let _ = fs::remove_file(&temporary);
-    }
-    done
-}
-
-/// A new temporary file in a folder, locked for as long as it is open.
-fn temporary(folder: &Path) -> io::Result<(PathBuf, File)> {
-    loop {
-        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let path = folder.join(format!("{TEMPORARY}{}-{number}", std::process::id()));
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
-            Ok(file) => {
-                // Without locks on this file system, sweeps find none either and remove nothing.
-                let _ = file.try_lock();
-                return Ok((path, file));
-            }
-            // Left behind by an earlier process of the same number.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Removes the temporary files that no living writer holds.
-fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
-            continue;
-        }
-        if let Ok(file) = OpenOptions::new().write(true).open(entry.path())
-            && file.try_lock().is_ok()
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })?.sync_all()
-}
-
-fn read_range(path: &Path, range: Range<u64>) -> io::Result<Bytes> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    if range.start > range.end || range.end > size {
-        let what = format!("bytes {} to {} were asked for, it has {size}", range.start, range.end);
-        return Err(io::Error::new(ErrorKind::InvalidInput, what));
-    }
-    let length = usize::try_from(range.end - range.start)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidInput, "the range does not fit in memory"))?;
-    let mut bytes = vec![0; length];
-    file.seek(SeekFrom::Start(range.start))?;
-    file.read_exact(&mut bytes)?;
-    Ok(bytes.into())
 }
 
 /// The absolute form of a path of which only the beginning need exist, with links resolved in that.
@@ -411,6 +479,8 @@ impl FolderSync {
 mod tests {
     use super::*;
     use crate::store::conformance;
+    use std::fs;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     fn store(folder: &Path) -> LocalStore {
         LocalStore::open(folder).unwrap()
@@ -450,8 +520,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dead = folder.path().join(".tmp-1-0");
         fs::write(&dead, "half").unwrap();
-        let (living, _open) = temporary(folder.path()).unwrap();
         let store = store(folder.path());
+        let (living, _open) = store.0.temporary(folder.path()).unwrap();
         assert_eq!(store.list("").await.unwrap(), []);
         store.put("a", Bytes::from_static(b"1")).await.unwrap();
         assert_eq!(store.list("").await.unwrap(), [ObjectInfo { name: "a".into(), bytes: 1 }]);

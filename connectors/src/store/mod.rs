@@ -1,7 +1,7 @@
 //! Object stores behind [`tidemill_core::store::Store`], and what the runtime reads from them.
 //!
 //! ```text
-//!  address ──> open ──┬─ path, file://   local   std::fs, synced files and folders
+//!  address ──> open ──┬─ path, file://   local   synced files and folders, by the calls of `system`
 //!                     ├─ memory://name   object  shared in the process, for tests
 //!                     └─ s3://bucket/..  object  object_store, conditional puts by ETag
 //!  segments  reads segments, checks their digests
@@ -14,8 +14,9 @@ pub mod conformance;
 mod local;
 mod object;
 pub mod segments;
+pub mod system;
 
-pub use local::LocalStore;
+pub use local::{Disk, LocalStore};
 pub use object::ObjectStore;
 pub use segments::SegmentCache;
 

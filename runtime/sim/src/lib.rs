@@ -8,6 +8,8 @@
 //!                          │ every write
 //!                          v
 //!                       judge  the invariants, there and then
+//!
+//!  seed ──> disk       the local store, call by call, over a disk that loses what was not synced
 //! ```
 //!
 //! Only tests depend on this crate. What it drives is what a service runs: claim, commits, uploads, publishing,
@@ -15,7 +17,12 @@
 //! driver of epochs on a timely worker, the reader of a source, snapshots, and the sink. These take clock, randomness
 //! and waiting as arguments, so that the same seed is the same history to the byte, and a failure is repeated
 //! by its number.
+//!
+//! The store of these trials keeps what it has answered, and tears nothing. That the local store is like that, through
+//! kills, power cuts and calls that fail, is what the trials of [`disk`] show: they drive its code over simulated
+//! system calls.
 
+pub mod disk;
 mod edge;
 mod judge;
 pub mod mutants;

@@ -3,14 +3,14 @@
 //! ```text
 //! cargo run -p tidemill-sim -- --seeds 10000            # seeds 0 to 9999
 //! cargo run -p tidemill-sim -- --seed 4711 --tell       # one of them, and all that happens in it
+//! cargo run -p tidemill-sim -- --disk --seeds 10000     # the local store under power cuts
 //! ```
 
 use clap::Parser;
+use std::fmt::Debug;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidemill_sim::mutants::ALL;
-use tidemill_sim::side_by_side;
-use tidemill_sim::trial::{Outcome, Plan, run};
+use tidemill_sim::{disk, mutants, side_by_side, trial};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -31,51 +31,75 @@ struct Arguments {
     /// Print all that happens.
     #[arg(long, requires = "seed")]
     tell: bool,
+    /// Trials of the local store under power cuts, in place of those of the runtime.
+    #[arg(long)]
+    disk: bool,
     /// With one of the deliberate bugs in, by its name; `list` prints the names.
     #[arg(long)]
     mutant: Option<String>,
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    if arguments.mutant.as_deref() == Some("list") {
-        ALL.iter().for_each(|mutant| println!("{mutant:?}"));
-        return ExitCode::SUCCESS;
+/// One of the deliberate bugs, by its name.
+fn named<T: Copy + Debug>(all: &[T], name: &str) -> Result<T, ExitCode> {
+    all.iter().copied().find(|one| format!("{one:?}") == name).ok_or_else(|| {
+        eprintln!("error: there is no mutant {name}; `--mutant list` prints their names");
+        ExitCode::from(2)
+    })
+}
+
+/// Runs trials with one of the deliberate bugs, if one was named, until one breaks.
+fn trials<T: Copy + Debug + Sync>(
+    arguments: &Arguments,
+    all: &[T],
+    trial: impl Fn(u64, Option<T>) -> Said + Sync,
+) -> Result<(), ExitCode> {
+    let name = arguments.mutant.as_deref();
+    if name == Some("list") {
+        all.iter().for_each(|mutant| println!("{mutant:?}"));
+        return Ok(());
     }
-    let named = |name: &String| ALL.into_iter().find(|mutant| format!("{mutant:?}") == *name);
-    let mutant = arguments.mutant.as_ref().map(|name| named(name).ok_or(name)).transpose();
-    let mutant = match mutant {
-        Ok(mutant) => mutant,
-        Err(name) => {
-            eprintln!("error: there is no mutant {name}; `--mutant list` prints their names");
-            return ExitCode::from(2);
-        }
-    };
+    let mutant = name.map(|name| named(all, name)).transpose()?;
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
-    let (failed, told) = (AtomicBool::new(false), arguments.tell);
+    let failed = AtomicBool::new(false);
     side_by_side(from..from + seeds, |seed| {
-        let outcome = run(Plan { seed, told, mutant });
-        say(seed, &outcome, told || seeds == 1);
-        if outcome.broken.is_some() {
+        let said = trial(seed, mutant);
+        said.told.iter().for_each(|line| println!("{line}"));
+        if let Some(what) = &said.broken {
+            println!("seed {seed}: {what}");
             failed.store(true, Ordering::Relaxed);
+        }
+        if seeds == 1 {
+            println!("seed {seed}: {}", said.sum);
         }
         !failed.load(Ordering::Relaxed)
     });
-    match failed.load(Ordering::Relaxed) {
-        true => ExitCode::FAILURE,
-        false => {
-            println!("ok: {seeds} seeds from {from}");
-            ExitCode::SUCCESS
-        }
+    if failed.load(Ordering::Relaxed) {
+        return Err(ExitCode::FAILURE);
     }
+    println!("ok: {seeds} seeds from {from}");
+    Ok(())
 }
 
-fn say(seed: u64, outcome: &Outcome, all: bool) {
-    outcome.told.iter().for_each(|line| println!("{line}"));
-    if let Some(what) = &outcome.broken {
-        println!("seed {seed}: {what}");
-    }
-    if all {
-        println!("seed {seed}: {} {:?}", outcome.digest, outcome.counts);
-    }
+/// What is printed of a trial.
+struct Said {
+    told: Vec<String>,
+    broken: Option<String>,
+    sum: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let told = arguments.tell;
+    let done = match arguments.disk {
+        true => trials(&arguments, &disk::BUGS, |seed, bug| {
+            let disk::Outcome { broken, counts, digest, told } = disk::run(disk::Plan { seed, told, bug });
+            Said { told, broken, sum: format!("{digest} {counts:?}") }
+        }),
+        false => trials(&arguments, &mutants::ALL, |seed, mutant| {
+            let trial::Outcome { broken, counts, digest, told } =
+                trial::run(trial::Plan { seed, told, mutant });
+            Said { told, broken, sum: format!("{digest} {counts:?}") }
+        }),
+    };
+    done.err().unwrap_or(ExitCode::SUCCESS)
 }
