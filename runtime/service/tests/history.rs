@@ -253,6 +253,26 @@ fn a_tag_beside_a_run_that_takes_long_to_start_waits_for_it() {
     succeeded(&mill.read(&["verify", "--recompute"]));
 }
 
+/// Whichever of the two does it in the end.
+#[test]
+fn a_tag_that_a_run_had_taken_up_which_is_told_to_stop_is_done_all_the_same() {
+    let (mill, to) = unpublished(79);
+    let (hung, before) = (Hung::start_of(&mill), mill.newest().expect("a root"));
+    let running = mill.tail(2);
+    claimed_after(&mill, &before);
+    std::thread::scope(|scope| {
+        let tagged = scope.spawn(|| mill.read(&["tag", "kept", "--at", &to.to_string()]));
+        wait_until_taken_up(&mill);
+        running.tell("TERM");
+        hung.let_go();
+        assert_eq!(running.ended().0, Some(0));
+        let said = succeeded(&tagged.join().expect("a thread"));
+        assert!(said.contains(&format!("epoch {to} is kept as kept")), "{said}");
+    });
+    assert!(mill.objects("requests").is_empty());
+    succeeded(&mill.read(&["show", "raw.calls", "--at", "kept"]));
+}
+
 /// Whoever asked waited for ever, and the next run took the request for answered.
 #[test]
 fn a_rollback_that_a_killed_run_had_taken_up_is_carried_out_by_the_next_one() {

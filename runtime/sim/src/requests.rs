@@ -343,6 +343,9 @@ fn whoever_dies_when_nothing_is_done_twice_and_nobody_is_told_what_is_not_so() {
             async move {
                 let pick = |up_to: u64| bench.schedule.pick(0..up_to);
                 let asked = bench.ask(100);
+                if seed % 5 == 0 {
+                    bench.schedule.sleep(pick(100 * SECOND)).await;
+                }
                 let mut process = 1;
                 while asked.borrow().is_none() && process < 6 {
                     process += 1;

@@ -285,8 +285,7 @@ fn run_wired(
     asking.run_begins();
     let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan));
     let sink = sink.transpose().inspect_err(|_| edge.abort())?;
-    let readable = readable(options, program);
-    let asked = Asked::of(&started, edge.publisher(), readable, asking.clone());
+    let asked = Asked::of(&started, edge.publisher(), readable(options, program), asking.clone());
     let _asked = asked.map(|asked| Aborted(runtime.spawn(asked.run()).abort_handle()));
     let watch = Watch {
         options,

@@ -29,6 +29,8 @@ const TAKES_MAX_US: u64 = 3_600_000_000;
 const SAY_EVERY_US: u64 = 30_000_000;
 /// How often a request is asked anew while somebody commits and nobody takes it up.
 const ROUNDS_MAX: u32 = 6;
+/// Failures of the store in a row before whoever asks is told.
+const FAILURES_MAX: u32 = 20;
 
 /// A request to the writer that is at work.
 pub struct Ask<'a> {
@@ -97,17 +99,33 @@ impl Asking<'_> {
         (self.with.say)(&format!(
             "asking the writer that is at work; if none takes it up within {seconds} s, it is done here"
         ));
+        let mut failures = 0;
         loop {
             self.with.edge.sleep(poll).await;
-            let ended = match sign(&**self.with.store, &self.request.id).await? {
-                Some(Sign::Answered(answer)) => Some(Some(answer)),
-                Some(Sign::Taken { by, beat }) => self.taken(by, beat).await?,
-                None => self.not_taken().await?,
-            };
-            if let Some(ended) = ended {
-                self.withdraw().await?;
-                return Ok(ended);
+            match self.step().await {
+                Ok(None) => failures = 0,
+                Ok(Some(ended)) => {
+                    // What stays behind is nobody's, and a writer deletes it.
+                    if let Err(error) = self.withdraw().await {
+                        tracing::warn!(%error, "the request cannot be taken back");
+                    }
+                    return Ok(ended);
+                }
+                Err(StoreError::Failed(error)) if failures < FAILURES_MAX => {
+                    failures += 1;
+                    tracing::debug!(error, failures, "the store does not answer; trying again");
+                }
+                Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// One look at what became of it.
+    async fn step(&mut self) -> Result<Option<Ended>, StoreError> {
+        match sign(&**self.with.store, &self.request.id).await? {
+            Some(Sign::Answered(answer)) => Ok(Some(Some(answer))),
+            Some(Sign::Taken { by, beat }) => self.taken(by, beat).await,
+            None => self.not_taken().await,
         }
     }
 
@@ -138,9 +156,10 @@ impl Asking<'_> {
         let now = self.now();
         if self.request.of.as_ref() != Some(&by) {
             (self.with.say)("the writer that is at work has taken it up");
-            self.request.of = Some(by.clone());
             self.was_wanted = true;
-            self.put().await?;
+            let of_it = Request { of: Some(by.clone()), ..self.request.clone() };
+            put(&**self.with.store, &request_name(&of_it.id), &of_it).await?;
+            self.request = of_it;
         }
         let heard = Some((by, beat));
         if self.heard != heard {
@@ -197,10 +216,9 @@ impl Asking<'_> {
     async fn not_taken(&mut self) -> Result<Option<Ended>, StoreError> {
         if self.heard.take().is_some() {
             // It was given back, by a writer that has ended.
-            self.request.of = None;
+            (self.request.of, self.round_us) = (None, self.now());
             self.put().await?;
             self.look().await?;
-            self.round_us = self.now();
             (self.with.say)("the writer that took it up has ended; asking for the next one");
             return Ok(None);
         }
