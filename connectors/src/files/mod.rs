@@ -45,6 +45,7 @@ use std::{
 use tail::{Given, Tail};
 use tidemill_core::source::{RawValue, Source, SourceError, SourceFactory, StreamSpec};
 use tidemill_types::{Cursors, Positions};
+use trouble::Trouble;
 
 /// A clock that never goes back: the time since some fixed moment.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
@@ -136,7 +137,43 @@ impl FilesFactory {
     }
 }
 
+impl FilesFactory {
+    /// That a file stands as it did at a position, as far as that is told without decompressing it.
+    fn stands(&self, name: &str, next: u64, cursor: Option<&serde_json::Value>) -> Result<(), SourceError> {
+        let path = self.options.folder.join(name);
+        let stands = Tail::open(name, next, cursor).and_then(|mut tail| tail.stands(&path));
+        stands.map_err(|trouble| match trouble {
+            Trouble::Gone => SourceError(format!(
+                "{} is gone, and of what was read of it a part would have to be read again; put it back first",
+                path.display()
+            )),
+            trouble => trouble.explain(&path, next),
+        })
+    }
+}
+
 impl SourceFactory for FilesFactory {
+    fn holds(
+        &self,
+        earlier: (&Positions, &Cursors),
+        later: (&Positions, &Cursors),
+    ) -> Result<(), SourceError> {
+        for (stream, files) in later.0 {
+            for (name, next) in files {
+                let at =
+                    |of: &Positions| of.get(stream).and_then(|files| files.get(name)).copied().unwrap_or(0);
+                let cursor = |of: &'_ Cursors| of.get(stream).and_then(|files| files.get(name)).cloned();
+                // Partitions of other sources have other names.
+                if stream_of(name, &self.options.streams).is_none() || at(earlier.0) >= *next {
+                    continue;
+                }
+                self.stands(name, at(earlier.0), cursor(earlier.1).as_ref())?;
+                self.stands(name, *next, cursor(later.1).as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
     fn open(
         &self,
         worker: usize,

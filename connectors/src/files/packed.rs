@@ -254,7 +254,7 @@ impl Packed {
     }
 
     /// That the file is the one that was read, or else that it must be read again.
-    fn check(&mut self, file: &File, there: &Identity) -> Result<(), Trouble> {
+    pub(super) fn check(&mut self, file: &File, there: &Identity) -> Result<(), Trouble> {
         let below = self.below_now();
         let known = self.live.as_ref().map_or(below.file_bytes, |live| live.fed.bytes);
         if below.bytes > 0 && there.size < known {

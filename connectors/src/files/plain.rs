@@ -84,7 +84,7 @@ impl Plain {
     }
 
     /// That what was read still stands in the file.
-    fn check(&self, file: &File, there: &Identity) -> Result<(), Trouble> {
+    pub(super) fn check(&self, file: &File, there: &Identity) -> Result<(), Trouble> {
         let position = self.mark.bytes;
         if there.size < position {
             return Err(Trouble::Replaced(format!(

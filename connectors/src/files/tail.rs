@@ -97,6 +97,15 @@ impl Tail {
         }
     }
 
+    /// That what was read stands in the file, as far as that is told without decompressing it.
+    pub(super) fn stands(&mut self, path: &Path) -> Result<(), Trouble> {
+        let (file, there) = Identity::open(path)?;
+        match self {
+            Self::Plain(plain) => plain.check(&file, &there),
+            Self::Packed(packed) => packed.check(&file, &there),
+        }
+    }
+
     /// The number of the next line.
     pub(super) fn next(&self) -> u64 {
         match self {

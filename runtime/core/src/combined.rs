@@ -63,6 +63,14 @@ impl SourceFactory for Combined {
         Ok(Some(all))
     }
 
+    fn holds(
+        &self,
+        earlier: (&Positions, &Cursors),
+        later: (&Positions, &Cursors),
+    ) -> Result<(), SourceError> {
+        self.0.iter().try_for_each(|factory| factory.holds(earlier, later))
+    }
+
     fn open(
         &self,
         worker: usize,

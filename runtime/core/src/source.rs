@@ -363,6 +363,17 @@ pub trait SourceFactory: Send + Sync {
         Ok(Some(Beginning::default()))
     }
 
+    /// Makes sure that what lies between the positions of an earlier commit and those of a later one can be read
+    /// again, as far as that can be told before it is read. Asked before a commit goes back; [`Self::begin`] is
+    /// asked too.
+    fn holds(
+        &self,
+        _earlier: (&Positions, &Cursors),
+        _later: (&Positions, &Cursors),
+    ) -> Result<(), SourceError> {
+        Ok(())
+    }
+
     /// The share of worker `worker` of `workers`, going on from `positions`.
     fn open(
         &self,

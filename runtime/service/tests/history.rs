@@ -4,6 +4,10 @@
 mod support;
 
 use serde_json::{Value, json};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 use support::held::Held;
 use support::mill::{Mill, refused, succeeded};
@@ -35,6 +39,79 @@ fn roll_back(mill: &Mill, to: &str) -> std::process::Output {
 fn heartbeat(number: u32) -> Step {
     let line = json!({"row_id": format!("beat {number}"), "metric": "reward"}).to_string() + "\n";
     Step { file: "scores-beat.jsonl".to_string(), append: line.into_bytes() }
+}
+
+/// A start that hangs: a segment of the log's tail gives no bytes until it is let go.
+struct Hung {
+    segment: PathBuf,
+    aside: PathBuf,
+}
+
+impl Hung {
+    /// Of a mill whose newest commits are not published.
+    fn start_of(mill: &Mill) -> Hung {
+        let root = mill.newest().expect("a root");
+        let last = (0..=root["epoch"].as_u64().expect("a number")).rev().map(|epoch| mill.root(epoch));
+        let name = last.filter_map(|root| root["segments"][0]["name"].as_str().map(str::to_string)).next();
+        let segment = mill.store().join(name.expect("a segment"));
+        let aside = mill.configuration().with_file_name("segment");
+        fs::rename(&segment, &aside).expect("moving a segment");
+        assert!(Command::new("mkfifo").arg(&segment).status().expect("mkfifo starts").success());
+        Hung { segment, aside }
+    }
+
+    /// Whoever waits for its bytes gets them, and whoever comes later.
+    fn let_go(self) {
+        let bytes = fs::read(&self.aside).expect("a segment");
+        let mut pipe = OpenOptions::new().write(true).open(&self.segment).expect("a reader");
+        fs::rename(&self.aside, &self.segment).expect("moving a segment");
+        pipe.write_all(&bytes).expect("a reader");
+    }
+
+    /// It is as it was, and nobody waits.
+    fn mend(self) {
+        fs::rename(&self.aside, &self.segment).expect("moving a segment");
+    }
+}
+
+/// A mill with commits that are not published, and an epoch among them.
+fn unpublished(seed: u64) -> (Mill, u64) {
+    let mut mill = Mill::for_traffic(seed);
+    mill.set("lake-interval", "1h");
+    mill.set("log-level", "info");
+    let steps = traffic::steps(seed, traffic::SMALL);
+    let (first, rest) = steps.split_at(steps.len() / 2);
+    let running = mill.tail(2);
+    mill.write(first);
+    let to = mill.wait_for("a commit", |root| root["positions"].as_object().is_some_and(|p| p.len() > 1));
+    let to = to["epoch"].as_u64().expect("a number");
+    mill.write_slowly(rest, Duration::from_millis(5));
+    mill.wait_for("more commits", |root| root["epoch"].as_u64() > Some(to + 4));
+    running.kill();
+    (mill, to)
+}
+
+/// Waits until a request is wanted of the writer that took it up.
+fn wait_until_taken_up(mill: &Mill) {
+    for _ in 0..1500 {
+        let texts = mill.objects("requests").into_iter().filter_map(|path| fs::read_to_string(path).ok());
+        if texts.into_iter().any(|text| text.contains("\"of\"")) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nothing was taken up");
+}
+
+fn claimed_after(mill: &Mill, before: &Value) -> Value {
+    let generation = before["generation"].as_u64();
+    mill.wait_for("a claim", |root| root["generation"].as_u64() > generation)
+}
+
+fn rollbacks_to(mill: &Mill, to: u64) -> usize {
+    let log = succeeded(&mill.read(&["log", "--format", "json"]));
+    let roots = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    roots.filter(|root| root["rolled_back_to"].as_u64() == Some(to)).count()
 }
 
 #[test]
@@ -144,13 +221,110 @@ fn a_rollback_beside_a_run_is_carried_out_by_it() {
     let said = succeeded(&roll_back(&mill, &to));
     assert!(said.contains(&format!("went back to epoch {to}")), "{said}");
     assert!(running.is_running(), "{}", running.said());
-    let back = |root: &Value| root["rolled_back_to"].as_u64() == to.parse().ok();
-    let log = succeeded(&mill.read(&["log", "--format", "json"]));
-    let roots = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    assert_eq!(roots.filter(back).count(), 1);
+    assert_eq!(rollbacks_to(&mill, to.parse().expect("a number")), 1);
     let refusal = refused(&roll_back(&mill, "1000000"));
     assert!(refusal.contains("is not committed"), "{refusal}");
+    // It was ready before, left to go back, and is ready again.
+    assert_eq!(running.said().matches(" ready ").count(), 2, "{}", running.said());
     running.stop();
+    mill.drain(1);
+    Held::of(&mill).hold_drained();
+}
+
+/// It took the store from the run after five seconds, and the run ended.
+#[test]
+fn a_tag_beside_a_run_that_takes_long_to_start_waits_for_it() {
+    let (mill, to) = unpublished(76);
+    let (hung, before) = (Hung::start_of(&mill), mill.newest().expect("a root"));
+    let mut running = mill.tail(2);
+    let claim = claimed_after(&mill, &before);
+    std::thread::scope(|scope| {
+        let tagged = scope.spawn(|| mill.read(&["tag", "kept", "--at", &to.to_string()]));
+        std::thread::sleep(Duration::from_secs(9));
+        assert!(!tagged.is_finished() && running.is_running(), "{}", running.said());
+        assert_eq!(mill.newest(), Some(claim));
+        hung.let_go();
+        let said = succeeded(&tagged.join().expect("a thread"));
+        assert!(said.contains(&format!("epoch {to} is kept as kept")), "{said}");
+    });
+    assert!(running.is_running(), "{}", running.said());
+    assert!(mill.objects("requests").is_empty());
+    running.stop();
+    succeeded(&mill.read(&["verify", "--recompute"]));
+}
+
+/// Whichever of the two does it in the end.
+#[test]
+fn a_tag_that_a_run_had_taken_up_which_is_told_to_stop_is_done_all_the_same() {
+    let (mill, to) = unpublished(79);
+    let (hung, before) = (Hung::start_of(&mill), mill.newest().expect("a root"));
+    let running = mill.tail(2);
+    claimed_after(&mill, &before);
+    std::thread::scope(|scope| {
+        let tagged = scope.spawn(|| mill.read(&["tag", "kept", "--at", &to.to_string()]));
+        wait_until_taken_up(&mill);
+        running.tell("TERM");
+        hung.let_go();
+        assert_eq!(running.ended().0, Some(0));
+        let said = succeeded(&tagged.join().expect("a thread"));
+        assert!(said.contains(&format!("epoch {to} is kept as kept")), "{said}");
+    });
+    assert!(mill.objects("requests").is_empty());
+    succeeded(&mill.read(&["show", "raw.calls", "--at", "kept"]));
+}
+
+/// Whoever asked waited for ever, and the next run took the request for answered.
+#[test]
+fn a_rollback_that_a_killed_run_had_taken_up_is_carried_out_by_the_next_one() {
+    let (mill, to) = unpublished(77);
+    let (hung, before) = (Hung::start_of(&mill), mill.newest().expect("a root"));
+    let running = mill.tail(2);
+    claimed_after(&mill, &before);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| roll_back(&mill, &to.to_string()));
+        wait_until_taken_up(&mill);
+        running.kill();
+        hung.mend();
+        std::thread::sleep(Duration::from_secs(7));
+        assert!(!asked.is_finished());
+        let mut running = mill.tail(2);
+        let said = succeeded(&asked.join().expect("a thread"));
+        assert!(said.contains(&format!("went back to epoch {to}")), "{said}");
+        assert!(running.is_running(), "{}", running.said());
+        running.stop();
+    });
+    assert!(mill.objects("requests").is_empty());
+    assert_eq!(rollbacks_to(&mill, to), 1);
+    mill.drain(1);
+    Held::of(&mill).hold_drained();
+}
+
+#[test]
+fn a_rollback_behind_a_file_that_is_gone_is_refused_and_a_run_beside_goes_on() {
+    let mill = Mill::for_traffic(78);
+    mill.write(&traffic::steps(78, traffic::SMALL));
+    mill.drain(2);
+    let to = epoch(&mill);
+    let mut running = mill.tail(2);
+    mill.write(&[heartbeat(0)]);
+    let read = |root: &Value| root["positions"]["scores"]["scores-beat.jsonl"].as_u64() == Some(1);
+    mill.wait_for("its position", read);
+    let (file, aside) = (mill.input().join("scores-beat.jsonl"), mill.configuration().with_file_name("beat"));
+    fs::rename(&file, &aside).expect("moving a file");
+    let why = refused(&roll_back(&mill, &to.to_string()));
+    assert!(why.contains("scores-beat.jsonl is gone"), "{why}");
+    assert!(running.is_running(), "{}", running.said());
+    let before = epoch(&mill);
+    mill.write(&[Step { file: "scores-more.jsonl".to_string(), ..heartbeat(1) }]);
+    mill.wait_for("another commit", |root| root["epoch"].as_u64() > Some(before));
+    running.stop();
+    // Without a run likewise, and nothing has changed.
+    let before = epoch(&mill);
+    let why = refused(&roll_back(&mill, &to.to_string()));
+    assert!(why.contains("scores-beat.jsonl is gone"), "{why}");
+    assert_eq!((epoch(&mill), rollbacks_to(&mill, to)), (before, 0));
+    fs::rename(&aside, &file).expect("moving a file");
+    succeeded(&roll_back(&mill, &to.to_string()));
     mill.drain(1);
     Held::of(&mill).hold_drained();
 }

@@ -28,6 +28,8 @@ mod judge;
 pub mod mutants;
 mod process;
 mod program;
+#[cfg(test)]
+mod requests;
 mod schedule;
 mod side;
 mod storage;

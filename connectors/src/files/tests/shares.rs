@@ -94,3 +94,43 @@ fn a_position_of_a_file_that_is_not_there_is_no_error() {
     assert_eq!(bench.lines("calls.jsonl"), whole(&["one"]));
     assert_eq!(bench.taken.positions["calls"]["calls-old.jsonl"], 7);
 }
+
+#[test]
+fn what_is_to_be_read_again_must_be_there_as_it_was() {
+    let mut bench = Bench::new();
+    for name in ["calls.jsonl", "calls-old.jsonl"] {
+        bench.write(name, "one\ntwo\n");
+    }
+    bench.write("calls.jsonl.gz", gz("one\ntwo\n"));
+    bench.run().unwrap();
+    let (positions, cursors) = (bench.taken.positions.clone(), bench.taken.cursors.clone());
+    for name in ["calls.jsonl", "calls-new.jsonl"] {
+        bench.append(name, "three\nfour\n");
+    }
+    bench.append("calls.jsonl.gz", gz("three\n"));
+    bench.run().unwrap();
+    let holds = |bench: &Bench| {
+        let taken = &bench.taken;
+        bench.factory().holds((&positions, &cursors), (&taken.positions, &taken.cursors))
+    };
+    // Of a file of which nothing would be read again nothing is needed.
+    fs::remove_file(bench.path("calls-old.jsonl")).unwrap();
+    assert_eq!(holds(&bench).map_err(|error| error.to_string()), Ok(()));
+    for (name, change) in [
+        ("calls.jsonl", "one\ntwo\n"),
+        ("calls.jsonl", "one\ntwo\nthree\nFour\n"),
+        ("calls.jsonl", "one\nTwo\nthree\nfour\n"),
+        ("calls.jsonl.gz", ""),
+        ("calls-new.jsonl", ""),
+    ] {
+        let before = fs::read(bench.path(name)).unwrap();
+        bench.write(name, change);
+        let why = holds(&bench).unwrap_err().to_string();
+        assert!(why.contains(name) && why.contains("truncated or replaced"), "{why}");
+        fs::remove_file(bench.path(name)).unwrap();
+        let why = holds(&bench).unwrap_err().to_string();
+        assert!(why.contains(name) && why.contains("put it back first"), "{why}");
+        bench.write(name, before);
+    }
+    assert_eq!(holds(&bench).map_err(|error| error.to_string()), Ok(()));
+}

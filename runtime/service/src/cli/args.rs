@@ -259,7 +259,7 @@ pub fn command(app: &App, arguments: &[OsString]) -> Command {
     let rollback = Command::new("rollback")
         .about("Makes a commit that goes back to an earlier one; the sources are read again from there")
         .arg(epoch("to", "The commit to go back to").required(true))
-        .arg(switch("accept-gap", "Go back although Kafka no longer holds all that followed"));
+        .arg(switch("accept-gap", "Go back although the sources no longer hold all that followed"));
     let config = Command::new("config").about("Prints every setting in force, and whence it is");
     let mut root = Command::new(app.name)
         .about(app.about)

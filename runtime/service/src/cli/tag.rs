@@ -1,16 +1,15 @@
 //! `tag` and `rollback`: what people ask of the writer, or do themselves where none is at work.
 //!
-//! Whoever runs beside a writer asks it through the store; only when nobody answers is the store claimed here,
-//! for one commit.
+//! Whoever runs beside a writer asks it through the store; only when nobody takes that up is the store claimed
+//! here, for one commit.
 
 use super::output::Out;
 use super::run::{Shown, prepare, start_log};
 use super::{Call, StoreReader, Until};
 use crate::Error;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tidemill_connectors::edge::Tokio;
 use tidemill_core::edge::SharedEdge;
-use tidemill_core::writer::requests::{Wanted, answered_within, ask};
+use tidemill_core::writer::requests::{Ask, Wanted};
 use tidemill_core::writer::{idle_max_us, tag_alone};
 use tidemill_types::Epoch;
 
@@ -82,17 +81,10 @@ fn edge(reader: &StoreReader) -> SharedEdge {
 
 /// What a writer that is at work did; `None`: none is.
 fn asked(reader: &StoreReader, wanted: Wanted) -> Result<Option<String>, Error> {
-    let told = AtomicBool::new(false);
-    let seconds = answered_within(&reader.store).as_secs();
-    let waiting = || {
-        if !told.swap(true, Ordering::Relaxed) {
-            eprintln!(
-                "asking the writer that is at work; if none answers within {seconds} s, it is done here"
-            );
-        }
-    };
-    let answer = reader.runtime.block_on(ask(&reader.store, &edge(reader), wanted, &waiting))?;
-    answer.transpose().map_err(Error::Failed)
+    let (store, edge) = (&reader.store, &edge(reader));
+    let say = |what: &str| eprintln!("{what}");
+    let ask = Ask { store, edge, newest: &reader.newest, wanted, say: &say };
+    reader.runtime.block_on(ask.run())?.transpose().map_err(Error::Failed)
 }
 
 fn list(reader: &StoreReader, out: &mut Out<'_>) -> Result<(), Error> {

@@ -1,145 +1,306 @@
 //! What people ask of a running writer: tags and rollbacks, left in the store for it.
 //!
+//! ```text
+//!  process   claim ── Desk: takes requests up, all the time ───────────────> gives back what is left
+//!  runs        └─ starts ─ Asked: carries out ─ ends ──┬─ starts, goes back ─ Asked: answers ...
+//!                                └─ rollback ──────────┘
+//! ```
+//!
 //! A tag is done beside the run. A rollback is a new beginning: once it is sure that the commit is kept and
 //! that the sources still hold what followed it, the run ends in order, and the next one, in the same process,
-//! goes back in its first commit. Whoever asked is answered when a root says it.
+//! goes back in its first commit. Whoever asked is answered when a root says it. Where the next run finds that it
+//! cannot go back after all, it says so to whoever asked, and another one goes on from the newest commit as if
+//! nobody had asked.
 
 use super::gauges::Gauges;
 use super::start::Started;
+use crate::Error;
 use futures::channel::mpsc::UnboundedSender;
-use std::sync::{Arc, Mutex, PoisonError};
+use futures::future::{Either, select};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::log::newest_root;
 use tidemill_core::store::{SharedStore, StoreError};
-use tidemill_core::writer::requests::{Answer, Request, Wanted, answer, look_every, open_requests, take_up};
+use tidemill_core::writer::requests::{Answer, Desk, Request, Taken, Wanted, fulfilled};
 use tidemill_core::writer::{ToPublisher, kept_root};
 use tidemill_types::{Epoch, Root};
+use tokio::runtime::Handle;
 
 /// A rollback on its way through the end of one run and the beginning of the next.
-#[derive(Clone, Default)]
-pub(super) struct GoingBack(Arc<Mutex<Option<(Epoch, Request)>>>);
+#[derive(Clone)]
+struct Back {
+    to: Epoch,
+    request: Request,
+    /// Everything of the run that goes back is started.
+    begun: bool,
+}
 
-impl GoingBack {
+#[derive(Default)]
+struct Inner {
+    desk: Option<Arc<Desk>>,
+    looking: Option<super::Aborted>,
+    /// What the run ends for.
+    wanted: Option<Back>,
+    /// What the run does first.
+    doing: Option<Back>,
+}
+
+/// What is asked of a process, over all its runs.
+#[derive(Clone, Default)]
+pub(super) struct Asking(Arc<Mutex<Inner>>);
+
+/// What comes after a run.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum After {
+    /// Another run, which goes back first if it says where to.
+    Another(Option<Epoch>),
+    /// Nothing.
+    Nothing,
+}
+
+impl Asking {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store is claimed: requests are taken up from now on. The first run of a process begins it.
+    pub(super) fn begin(&self, store: &SharedStore, edge: &SharedEdge, runtime: &Handle) {
+        let mut inner = self.inner();
+        if inner.desk.is_none() {
+            let desk = Arc::new(Desk::new(store.clone(), edge.clone()));
+            let looking = desk.clone();
+            let looking = runtime.spawn(async move { looking.run().await });
+            inner.looking = Some(super::Aborted(looking.abort_handle()));
+            inner.desk = Some(desk);
+        }
+    }
+
     /// Where the next run goes back to, if this one ends for that.
     pub(super) fn to(&self) -> Option<Epoch> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(to, _)| *to)
+        self.inner().wanted.as_ref().map(|back| back.to)
     }
 
-    /// Takes it, for the run that does it.
-    pub(super) fn take(&self) -> Option<(Epoch, Request)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// A run starts: it does what the one before ended for.
+    pub(super) fn run_starts(&self) {
+        let mut inner = self.inner();
+        inner.doing = inner.wanted.take();
     }
 
-    fn wants(&self, to: Epoch, request: Request) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((to, request));
+    /// Everything of the run is started: what fails from now on may have gone back before.
+    pub(super) fn run_begins(&self) {
+        if let Some(back) = &mut self.inner().doing {
+            back.begun = true;
+        }
+    }
+
+    fn desk(&self) -> Option<Arc<Desk>> {
+        self.inner().desk.clone()
+    }
+
+    fn answer(&self, runtime: &Handle, back: &Back, answer: Answer) {
+        if let Some(desk) = self.desk() {
+            runtime.block_on(desk.answer(&back.request.id, answer));
+        }
+    }
+
+    /// What comes after a run that ended so; `went`: the commit that went back, if one did. A run that could not
+    /// go back, and did nothing yet, is followed by one that does not.
+    pub(super) fn after<T>(
+        &self,
+        runtime: &Handle,
+        ended: &Result<T, Error>,
+        stopped: bool,
+        went: Option<Epoch>,
+    ) -> After {
+        let (doing, wanted) = {
+            let mut inner = self.inner();
+            (inner.doing.take(), inner.wanted.clone())
+        };
+        let begun = doing.as_ref().is_some_and(|back| back.begun);
+        if let Some(back) = &doing {
+            match (ended, went.filter(|_| begun)) {
+                (_, Some(by)) => self.answer(runtime, back, Ok(back.request.wanted.done(by))),
+                (Err(error), None) => {
+                    let why = format!("epoch {} was not gone back to: {error}", back.to);
+                    self.answer(runtime, back, Err(why));
+                }
+                // Told to stop before: it is given back.
+                (Ok(_), None) => {}
+            }
+        }
+        match (ended, wanted) {
+            _ if stopped => After::Nothing,
+            (Err(_), _) if doing.is_some() && !begun => After::Another(None),
+            (Ok(_), Some(back)) => After::Another(Some(back.to)),
+            _ => After::Nothing,
+        }
+    }
+
+    /// The process ends. Where it ended in order, what is not answered is given back; else the next writer finds
+    /// it taken up by one that is gone.
+    pub(super) fn end(&self, runtime: &Handle, in_order: bool) {
+        // No look may come after.
+        self.inner().looking = None;
+        if let Some(desk) = self.desk().filter(|_| in_order) {
+            let left = runtime.block_on(async { tokio::time::timeout(LEAVING_MAX, desk.leave()).await });
+            if left.is_err() {
+                tracing::warn!("what was asked could not be given back: the store does not answer");
+            }
+        }
     }
 }
 
-/// Whether the sources can be read on from a root's positions. An error: why not.
-pub(super) type Readable = Arc<dyn Fn(&Root) -> Result<(), String> + Send + Sync>;
+/// Whether what lies between an earlier root and the newest can be read again from the sources, which are waited
+/// for until the flag is set. An error: why not.
+pub(super) type Readable = Arc<dyn Fn(&Root, &Root, &AtomicBool) -> Result<(), String> + Send + Sync>;
 
-/// Looks for requests and has them done.
+/// Carries out what the desk has, as long as a run lasts.
 pub(super) struct Asked {
     store: SharedStore,
     edge: SharedEdge,
     publisher: UnboundedSender<ToPublisher>,
     gauges: Arc<Gauges>,
     readable: Readable,
-    going_back: GoingBack,
-    /// The request that this run's first commit fulfils.
-    fulfils: Option<(Epoch, Request)>,
+    asking: Asking,
+    desk: Arc<Desk>,
 }
 
-/// How often is looked whether a commit says what was asked for.
+/// How often is looked for a commit that says what was asked for, and for the next request.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long sources are waited for before a rollback is refused.
+const SOURCES_MAX: Duration = Duration::from_secs(60);
+/// How long an ending process tries to give back what was asked.
+const LEAVING_MAX: Duration = Duration::from_secs(5);
 
 impl Asked {
-    /// Of a run that was started.
+    /// Of a run that was started; `None` where the process has no desk.
     pub(super) fn of(
         started: &Started,
         publisher: UnboundedSender<ToPublisher>,
         readable: Readable,
-        going_back: GoingBack,
-        fulfils: Option<(Epoch, Request)>,
-    ) -> Self {
+        asking: Asking,
+    ) -> Option<Self> {
         let (store, edge, gauges) = (started.store.clone(), started.edge.clone(), started.gauges.clone());
-        Self { store, edge, publisher, gauges, readable, going_back, fulfils }
+        let desk = asking.desk()?;
+        Some(Self { store, edge, publisher, gauges, readable, asking, desk })
     }
 
     /// Until the run ends.
-    pub(super) async fn run(mut self) {
-        if let Some((to, request)) = self.fulfils.take() {
-            while self.gauges.is_going_back() {
-                self.edge.sleep(LOOK).await;
-            }
-            let epoch = self.gauges.show().epoch;
-            self.say(&request, &Ok(format!("commit {epoch} went back to epoch {to}"))).await;
+    pub(super) async fn run(self) {
+        while self.gauges.is_going_back() {
+            self.edge.sleep(LOOK).await;
+        }
+        let done = self.asking.inner().doing.take();
+        if let Some(back) = done {
+            let went = back.request.wanted.done(self.gauges.show().epoch);
+            self.desk.answer(&back.request.id, Ok(went)).await;
         }
         loop {
-            self.edge.sleep(look_every(&self.store)).await;
-            match open_requests(&self.store, &self.edge).await {
-                Ok(requests) => {
-                    for request in requests {
-                        self.fulfil(request).await;
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "requests cannot be looked for; trying again"),
+            match self.desk.next().await {
+                Some(taken) => self.fulfil(taken).await,
+                None => self.edge.sleep(LOOK).await,
             }
         }
     }
 
-    async fn fulfil(&self, request: Request) {
-        tracing::info!(wanted = ?request.wanted, "asked");
-        let answered = match &request.wanted {
-            Wanted::Tag { name, epoch } => self.tag(name, Some(*epoch)).await,
-            Wanted::Untag { name } => self.tag(name, None).await,
+    async fn fulfil(&self, taken: Taken) {
+        let request = taken.request;
+        if taken.resumed {
+            match self.done_before(&request).await {
+                Ok(None) => {}
+                Ok(Some(answer)) => return self.desk.answer(&request.id, answer).await,
+                Err(error) => {
+                    tracing::warn!(%error, "it cannot be told whether a request was fulfilled; trying again");
+                    return self.edge.sleep(LOOK * 10).await;
+                }
+            }
+        }
+        let answer = match &request.wanted {
+            Wanted::Tag { name, epoch } => self.tag(name, Some(*epoch), &request).await,
+            Wanted::Untag { name } => self.tag(name, None, &request).await,
             Wanted::RollBack { to } => match self.can_go_back(*to).await {
                 Ok(()) => {
-                    if let Err(error) = take_up(&self.store, &request).await {
-                        return tracing::warn!(%error, "a request cannot be taken up; trying again");
-                    }
-                    self.going_back.wants(*to, request);
+                    self.asking.inner().wanted = Some(Back { to: *to, request, begun: false });
                     // The run ends now; the next one answers.
                     return futures::future::pending().await;
                 }
                 Err(why) => Err(why),
             },
         };
-        self.say(&request, &answered).await;
+        self.desk.answer(&request.id, answer).await;
     }
 
-    async fn say(&self, request: &Request, said: &Answer) {
-        match said {
-            Ok(done) => tracing::info!(done, "answered"),
-            Err(why) => tracing::warn!(why, "refused"),
-        }
-        if let Err(error) = answer(&self.store, request, said).await {
-            tracing::warn!(%error, "whoever asked cannot be answered");
+    /// What came of a request that was begun before.
+    async fn done_before(&self, request: &Request) -> Result<Option<Answer>, StoreError> {
+        match newest_root(&*self.store, None).await? {
+            Some(newest) => fulfilled(&*self.store, &newest, request).await,
+            None => Ok(None),
         }
     }
 
-    async fn tag(&self, name: &str, epoch: Option<Epoch>) -> Answer {
+    async fn tag(&self, name: &str, epoch: Option<Epoch>, request: &Request) -> Answer {
         let (told, done) = futures::channel::oneshot::channel();
-        let leaving = || "the run is ending; ask again".to_string();
         let tag = ToPublisher::Tag(name.to_string(), epoch, told);
-        self.publisher.unbounded_send(tag).map_err(|_| leaving())?;
-        done.await.map_err(|_| leaving())??;
+        let sent = self.publisher.unbounded_send(tag).is_ok();
+        match done.await {
+            Ok(tagged) if sent => tagged?,
+            // The run is ending: the next one, or the next writer, does it.
+            _ => return futures::future::pending().await,
+        }
         while self.gauges.tag(name).map(|tag| tag.epoch) != epoch {
             self.edge.sleep(LOOK).await;
         }
-        Ok(match epoch {
-            Some(epoch) => format!("epoch {epoch} is kept as {name}"),
-            None => format!("the tag {name} is gone"),
-        })
+        Ok(request.wanted.done(self.gauges.show().epoch))
     }
 
     async fn can_go_back(&self, to: Epoch) -> Result<(), String> {
         let failed = |error: StoreError| error.to_string();
         let newest = newest_root(&*self.store, None).await.map_err(failed)?.ok_or("the store is empty")?;
         let root = kept_root(&self.store, &newest, to).await?;
-        let readable = self.readable.clone();
-        let looked = self.edge.computed(move || readable(&root)).await;
+        let (readable, enough) = (self.readable.clone(), Arc::new(AtomicBool::new(false)));
+        let stop = enough.clone();
+        let looked = Box::pin(self.edge.computed(move || readable(&root, &newest, &stop)));
+        let looked = match select(looked, self.edge.sleep(SOURCES_MAX)).await {
+            Either::Left((looked, _)) => looked,
+            Either::Right(((), looked)) => {
+                enough.store(true, Ordering::Release);
+                looked.await
+            }
+        };
         looked.unwrap_or_else(|| Err("looking at the sources was cut off by an internal error".into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(to: Epoch) -> Back {
+        let request = Request { id: "1".into(), wanted: Wanted::RollBack { to }, since: 9, of: None };
+        Back { to, request, begun: false }
+    }
+
+    #[test]
+    fn a_run_that_cannot_go_back_is_followed_by_one_that_does_not_and_no_other_error_is() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let after = |asking: &Asking, ended: &Result<(), Error>, stopped| {
+            asking.after(runtime.handle(), ended, stopped, Some(3))
+        };
+        let (asking, broken) = (Asking::default(), Err(Error::failed("epoch 5 is no longer retained")));
+        assert_eq!(after(&asking, &broken, false), After::Nothing);
+        asking.inner().wanted = Some(back(5));
+        assert_eq!(after(&asking, &broken, false), After::Nothing, "the run failed before it ended for that");
+        assert_eq!(after(&asking, &Ok(()), true), After::Nothing, "told to stop");
+        assert_eq!(after(&asking, &Ok(()), false), After::Another(Some(5)));
+        asking.run_starts();
+        assert_eq!(asking.to(), None);
+        assert_eq!(after(&asking, &broken, false), After::Another(None));
+        assert_eq!(after(&asking, &broken, false), After::Nothing, "it was not for going back");
+        asking.inner().wanted = Some(back(5));
+        asking.run_starts();
+        asking.run_begins();
+        assert_eq!(after(&asking, &broken, false), After::Nothing, "it had begun");
     }
 }

@@ -211,6 +211,11 @@ impl Gauges {
         inner.rows = rows;
     }
 
+    /// The process begins another run.
+    pub fn begins_again(&self) {
+        self.inner().health = Health::default();
+    }
+
     /// The run goes on to a stage; whether that is new.
     pub fn enter(&self, phase: Phase) -> bool {
         self.inner().health.enter(phase)

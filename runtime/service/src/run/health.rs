@@ -5,7 +5,8 @@
 //!      └────────────────────────┴───────── something broke ───────┴───> Failed
 //! ```
 
-/// A stage of a run; a run never goes back to an earlier one.
+/// A stage of a run; a run never goes back to an earlier one. The next run of the same process, which goes back to
+/// an earlier commit, begins with the first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
     /// It cannot commit yet; what it is at.

@@ -42,7 +42,7 @@ pub use tidemill_core::writer::segment_epoch;
 use crate::Error;
 use crate::cli::{Progress, RunSettings, RunSummary, Until};
 use crate::config::ModelSettings;
-use asked::{Asked, GoingBack};
+use asked::{After, Asked, Asking};
 use counted::Counted;
 use edge::Edge;
 use recovery::{Recovery, Step};
@@ -135,19 +135,34 @@ pub fn serve(
     if let Some(serving) = &serving {
         tracing::info!(address = %serving.address, "answering /healthz, /readyz and /metrics");
     }
-    let going_back = GoingBack::default();
-    let mut settings = settings;
-    let ended = loop {
-        let (gauges, stopwatch) = (gauges.clone(), stopwatch.clone());
-        let ended = run_seen(&settings, &program, runtime.handle(), &stop, gauges, stopwatch, &going_back);
-        match going_back.to().filter(|_| ended.is_ok() && !stop.load(Ordering::Acquire)) {
-            // It ended for this: the next run goes back.
-            Some(to) => settings.roll_back = Some(to),
-            None => break ended,
-        }
-    };
+    let ended = run_on(settings, &program, runtime.handle(), &stop, &gauges, &stopwatch);
     drop(serving);
     runtime.shutdown_timeout(Duration::from_secs(5));
+    ended
+}
+
+/// One run after the other: each but the first because somebody asked for a rollback.
+fn run_on(
+    mut settings: RunSettings,
+    program: &Arc<dyn Program>,
+    runtime: &tokio::runtime::Handle,
+    stop: &AtomicBool,
+    gauges: &Arc<Gauges>,
+    stopwatch: &Stopwatch,
+) -> Result<RunSummary, Error> {
+    let asking = Asking::default();
+    let ended = loop {
+        asking.run_starts();
+        let (gauges, stopwatch) = (gauges.clone(), stopwatch.clone());
+        let ended = run_seen(&settings, program, runtime, stop, gauges.clone(), stopwatch, &asking);
+        let went = (!gauges.is_going_back()).then(|| gauges.show().epoch);
+        match asking.after(runtime, &ended, stop.load(Ordering::Acquire), went) {
+            After::Another(to) => settings.roll_back = to,
+            After::Nothing => break ended,
+        }
+        gauges.begins_again();
+    };
+    asking.end(runtime, ended.is_ok());
     ended
 }
 
@@ -187,7 +202,7 @@ pub fn run_until(
     stop: &AtomicBool,
 ) -> Result<RunSummary, Error> {
     let gauges = Arc::new(Gauges::of(&*program));
-    run_seen(options, &program, runtime, stop, gauges, stopwatch(), &GoingBack::default())
+    run_on(options.clone(), &program, runtime, stop, &gauges, &stopwatch())
 }
 
 /// Runs a program with gauges that somebody else reads too, and says in the log how it goes.
@@ -198,9 +213,9 @@ fn run_seen(
     stop: &AtomicBool,
     gauges: Arc<Gauges>,
     stopwatch: Stopwatch,
-    going_back: &GoingBack,
+    asking: &Asking,
 ) -> Result<RunSummary, Error> {
-    let ended = run_wired(options, program, runtime, stop, gauges.clone(), stopwatch, going_back);
+    let ended = run_wired(options, program, runtime, stop, gauges.clone(), stopwatch, asking);
     match &ended {
         Ok(summary) => tracing::info!(
             epoch = summary.epoch,
@@ -226,9 +241,8 @@ fn run_wired(
     stop: &AtomicBool,
     gauges: Arc<Gauges>,
     stopwatch: Stopwatch,
-    going_back: &GoingBack,
+    asking: &Asking,
 ) -> Result<RunSummary, Error> {
-    let fulfils = going_back.take();
     let settings = &options.settings;
     let recovery = Recovery::begin(stopwatch.clone());
     let _said = recovery.said_on(runtime);
@@ -249,6 +263,8 @@ fn run_wired(
         bodies: bodies.clone(),
         gauges,
         roll_back: options.roll_back,
+        accept_gap: options.accept_gap,
+        asking,
         recovery,
     })?;
     // Told to stop while a source was waited for.
@@ -266,14 +282,14 @@ fn run_wired(
             drain,
         },
     )?;
+    asking.run_begins();
     let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan));
     let sink = sink.transpose().inspect_err(|_| edge.abort())?;
-    let readable = readable(options, program);
-    let asked = Asked::of(&started, edge.publisher(), readable, going_back.clone(), fulfils).run();
-    let _asked = Aborted(runtime.spawn(asked).abort_handle());
+    let asked = Asked::of(&started, edge.publisher(), readable(options, program), asking.clone());
+    let _asked = asked.map(|asked| Aborted(runtime.spawn(asked.run()).abort_handle()));
     let watch = Watch {
         options,
-        going_back,
+        asking,
         stop,
         ends,
         stopwatch,
@@ -313,11 +329,12 @@ impl Drop for Aborted {
 /// Whether the sources can be read on from where they stood at a root, as at a start.
 fn readable(options: &RunSettings, program: &Arc<dyn Program>) -> asked::Readable {
     let (options, program) = (options.clone(), program.clone());
-    Arc::new(move |root| {
+    Arc::new(move |root, newest, stop| {
         let sources =
             sources::open(&options, &*program, &Arc::default()).map_err(|error| error.to_string())?;
-        let begun = sources.begin(&root.positions, &root.cursors, &AtomicBool::new(false));
-        begun.map(drop).map_err(|error| error.to_string())
+        sources::hold(&*sources, options.accept_gap, root, newest).map_err(|error| error.to_string())?;
+        let begun = sources.begin(&root.positions, &root.cursors, stop).map_err(|error| error.to_string())?;
+        begun.map(drop).ok_or_else(|| "the sources do not answer; ask again when they do".to_string())
     })
 }
 
@@ -330,7 +347,7 @@ fn internal_error() -> String {
 /// Watches a run: signals, progress, whether the lake lags, and what its parts say.
 struct Watch<'a> {
     options: &'a RunSettings,
-    going_back: &'a GoingBack,
+    asking: &'a Asking,
     stop: &'a AtomicBool,
     ends: reader::Ends,
     stopwatch: Stopwatch,
@@ -411,7 +428,7 @@ impl Watch<'_> {
         while !sink.has_left() {
             // What is not sent by a run that is to go on is sent by the next one.
             let goes_on = matches!(self.options.until, Until::Signalled | Until::WentBack)
-                || self.going_back.to().is_some();
+                || self.asking.to().is_some();
             sink.finish(!goes_on && !self.stop.load(Ordering::Acquire));
             std::thread::sleep(TICK / 5);
             self.report();
@@ -427,7 +444,7 @@ impl Watch<'_> {
         if matches!(self.options.until, Until::WentBack) && !self.gauges.is_going_back() {
             return Some("the commit went back".to_string());
         }
-        self.going_back.to().map(|to| format!("asked to go back to epoch {to}"))
+        self.asking.to().map(|to| format!("asked to go back to epoch {to}"))
     }
 
     /// What is done now and then, and not at each message.

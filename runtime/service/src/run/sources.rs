@@ -11,7 +11,8 @@ use tidemill_connectors::kafka::{Connection, KafkaFactory, KafkaOptions};
 use tidemill_core::combined::Combined;
 use tidemill_core::program::Program;
 use tidemill_core::reader::BATCH_BYTES;
-use tidemill_core::source::SourceFactory;
+use tidemill_core::source::{SourceError, SourceFactory};
+use tidemill_types::Root;
 
 /// What Kafka's clients may hold: the sources' share, less what waits on its way to the workers.
 fn fetched_bytes(run: &RunSettings) -> u64 {
@@ -58,4 +59,17 @@ pub(super) fn open(
         Some(only) if sources.is_empty() => Ok(only),
         last => Ok(Box::new(Combined(sources.into_iter().chain(last).collect()))),
     }
+}
+
+/// Makes sure that what followed a commit can be read again, unless gaps are accepted.
+pub(super) fn hold(
+    sources: &dyn SourceFactory,
+    accept_gap: bool,
+    back: &Root,
+    newest: &Root,
+) -> Result<(), SourceError> {
+    if accept_gap {
+        return Ok(());
+    }
+    sources.holds((&back.positions, &back.cursors), (&newest.positions, &newest.cursors))
 }

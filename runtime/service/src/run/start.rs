@@ -1,10 +1,11 @@
 //! The start of a run: find the newest root, refuse what may not change, claim, and say what is stored.
 
+use super::asked::Asking;
 use super::clock::{Stopwatch, stopwatch};
 use super::gauges::Gauges;
 use super::health::Phase;
 use super::recovery::{Recovery, Step};
-use super::stream_tables;
+use super::{sources, stream_tables};
 use crate::Error;
 use crate::config::Settings;
 use std::collections::BTreeMap;
@@ -41,6 +42,10 @@ pub(super) struct Claiming<'a> {
     pub(super) gauges: Arc<Gauges>,
     /// The commit to go back to, if one is.
     pub(super) roll_back: Option<Epoch>,
+    /// Whether it goes on where records of a source are gone.
+    pub(super) accept_gap: bool,
+    /// Takes requests up from the claim on.
+    pub(super) asking: &'a Asking,
     pub(super) recovery: Arc<Recovery>,
 }
 
@@ -186,6 +191,9 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     // A run that cannot begin must not shut out the writer that is at work.
     let newest = claiming.runtime.block_on(newest_for(&claiming.store, &*claiming.program))?;
     let back = claiming.goes_back_to(newest.as_ref())?;
+    if let (Some(back), Some(newest)) = (&back, &newest) {
+        sources::hold(sources, claiming.accept_gap, back, newest)?;
+    }
     let goes_on_from = back.clone().or(newest);
     let (positions, cursors) = goes_on_from.map(|root| (root.positions, root.cursors)).unwrap_or_default();
     if sources.begin(&positions, &cursors, stop)?.is_none() {
@@ -193,6 +201,7 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     }
     let edge = Tokio::shared(claiming.runtime.clone());
     let claimed = claiming.claim(&edge)?;
+    claiming.asking.begin(&claiming.store, &edge, &claiming.runtime);
     let claim = &claimed.claim;
     // What the writer before gave up until then is being deleted.
     let back = claiming.goes_back_to(Some(claim))?;
