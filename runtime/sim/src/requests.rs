@@ -43,10 +43,11 @@ impl Bench {
         Arc::new(SimStore {
             schedule: self.schedule.clone(),
             disk: self.disk.clone(),
-            judge: Judge::new(self.disk.clone(), self.schedule.clone(), 0),
+            judge: Judge::new(self.disk.clone(), self.schedule.clone()),
             process,
             weather: Arc::new(Mutex::new(self.weather)),
             local: self.on_disk,
+            looked_at: Default::default(),
         })
     }
 
