@@ -17,6 +17,7 @@ use crate::crash::light::Light;
 use crate::drained::{run_here, settings};
 use serde_json::{Value, json};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,8 @@ use tidemill::run::percentile;
 const FLAT: f64 = 1.3;
 /// How often the store is looked at.
 const LOOKS: u64 = 20;
+/// How often is synced at a look.
+const SYNCS: usize = 9;
 /// The pause between two changes.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -65,6 +68,8 @@ struct Look {
     lake_bytes: u64,
     /// Most files of one table, and which.
     most: (u64, String),
+    /// What the disk takes now to make four kilobytes durable, microseconds: a commit waits for that a few times.
+    sync_us: u64,
 }
 
 /// What was found.
@@ -106,7 +111,7 @@ impl Found {
         let look = |look: &Look| {
             json!({"commits": look.commits, "roots": look.roots, "segments": look.segments,
                 "log_bytes": look.log_bytes, "lake_files": look.lake_files, "lake_bytes": look.lake_bytes,
-                "most_files_of_a_table": look.most.0, "table": look.most.1})
+                "most_files_of_a_table": look.most.0, "table": look.most.1, "sync_us": look.sync_us})
         };
         json!({
             "ok": self.is_flat(),
@@ -134,15 +139,19 @@ impl fmt::Display for Found {
             let each = tenths.map(|ms| format!("{ms:.1}")).join(" ");
             writeln!(f, "{what}: p50 of each tenth {each} ms, last by first {:.2}", ratio(tenths))?;
         }
-        writeln!(f, "commits  roots  segments  log         lake files  lake        most files of a table")?;
+        writeln!(
+            f,
+            "commits  roots  segments  log         lake files  lake        a sync   most files of a table"
+        )?;
         for look in &self.looks {
             let (log, lake) = (human_bytes(look.log_bytes), human_bytes(look.lake_bytes));
             let (commits, roots, segments, files) =
                 (look.commits, look.roots, look.segments, look.lake_files);
-            let (most, table) = &look.most;
+            let (most, table, sync) = (look.most.0, &look.most.1, look.sync_us as f64 / 1e3);
             writeln!(
                 f,
-                "{commits:>7}  {roots:>5}  {segments:>8}  {log:<10}  {files:>10}  {lake:<10}  {most} of {table}"
+                "{commits:>7}  {roots:>5}  {segments:>8}  {log:<10}  {files:>10}  {lake:<10}  {sync:>4.1} ms  {most} of \
+                 {table}"
             )?;
         }
         write!(f, "{}", if self.is_flat() { "flat" } else { "NOT FLAT" })
@@ -170,6 +179,21 @@ fn look(store: &Path, commits: u64) -> Look {
         look.most = look.most.max((found.len() as u64, name));
     }
     look
+}
+
+/// The median of a few times that the disk beside a store takes to make four kilobytes durable, microseconds; 0 where
+/// nothing can be written there.
+fn sync_us(store: &Path) -> u64 {
+    let stopwatch = tidemill::run::stopwatch();
+    let once = || -> std::io::Result<u64> {
+        let mut file = tempfile::NamedTempFile::new_in(store.parent().unwrap_or(store))?;
+        let begun = stopwatch();
+        file.write_all(&[7; 4096])?;
+        file.as_file().sync_all()?;
+        Ok(stopwatch().saturating_sub(begun))
+    };
+    let times: Vec<u64> = (0..SYNCS).filter_map(|_| once().ok()).collect();
+    percentile(&times, 50)
 }
 
 /// A store, and what it is filled from.
@@ -224,7 +248,7 @@ impl Bench<'_> {
                 if done || shown.commits * LOOKS >= next.load(Ordering::Relaxed) * commits {
                     next.store(shown.commits * LOOKS / commits.max(1) + 1, Ordering::Relaxed);
                     if !enough.swap(done, Ordering::AcqRel) {
-                        let look = look(&store, shown.commits);
+                        let look = Look { sync_us: sync_us(&store), ..look(&store, shown.commits) };
                         looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
                     }
                 }

@@ -11,6 +11,7 @@ use super::layout::{generation_of, is_whole, name_of};
 use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use tidemill_core::store::StoreError;
 use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
 
 /// Checks the segments of a root and of those after its publication, and the publication itself: the size
@@ -94,7 +95,8 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
     }
     checking.named.extend(files.into_keys());
     checking.named.extend(roots.iter().flat_map(|root| &root.dropped).cloned());
-    let unnamed = checking.unnamed();
+    // What is damaged does not say what it names.
+    let unnamed = if checking.problems.is_empty() { checking.unnamed()? } else { checking.strangers() };
     Ok(Verified { problems: checking.problems, unnamed })
 }
 
@@ -224,24 +226,43 @@ impl Checking<'_> {
         false
     }
 
+    fn stranger(&mut self, name: &str) {
+        self.problems.push(format!(
+            "{name} was made by no writer of this store, and no row of a table is in it; remove it"
+        ));
+    }
+
+    /// Finds objects whose names no writer makes. Gives nothing that a writer may have made.
+    fn strangers(&mut self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.sizes.keys().filter(|name| generation_of(name).is_none()).cloned().collect();
+        names.sort();
+        names.iter().for_each(|name| self.stranger(name));
+        Vec::new()
+    }
+
     /// Objects of the lake that no root refers to. Those that no writer can have made are problems.
-    fn unnamed(&mut self) -> Vec<String> {
+    fn unnamed(&mut self) -> Result<Vec<String>, LakeError> {
         let mut names: Vec<String> =
             self.sizes.keys().filter(|name| !self.named.contains(*name)).cloned().collect();
         names.sort();
-        names.retain(|name| {
-            // It may have been deleted since it was listed.
-            let Ok(body) = self.io.get(name) else { return false };
-            let made =
-                generation_of(name).is_some() && is_whole(name, &body).unwrap_or(!name.contains("/data/"));
-            if !made {
-                self.problems.push(format!(
-                    "{name} was made by no writer of this store, and no row of a table is in it; remove it"
-                ));
+        let mut made = Vec::new();
+        for name in names {
+            let whole = match name.contains("/data/") {
+                false => true,
+                true => match self.io.get(&name) {
+                    Ok(body) => is_whole(&name, &body) == Some(true),
+                    // It has been deleted since it was listed.
+                    Err(LakeError::Store(StoreError::NotFound { .. })) => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            match whole && generation_of(&name).is_some() {
+                true => made.push(name),
+                false => self.stranger(&name),
             }
-            made
-        });
-        names
+        }
+        Ok(made)
     }
 
     fn files(

@@ -100,7 +100,12 @@ impl Store for LocalStore {
 
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let folder = folder.to_string();
-        self.blocking(move |disk| disk.list(&folder)).await
+        self.blocking(move |disk| disk.list(&folder, "")).await
+    }
+
+    async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let (folder, after) = (folder.to_string(), after.to_string());
+        self.blocking(move |disk| disk.list(&folder, &after)).await
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
@@ -181,15 +186,15 @@ impl<F: FileSystem> Disk<F> {
         body.map_err(|error| self.failed("read", name, &error))
     }
 
-    /// The objects in a folder, at any depth.
+    /// The objects in a folder, at any depth, whose names come after a name (or after nothing).
     ///
     /// # Errors
     ///
     /// When a folder cannot be read.
-    pub fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+    pub fn list(&self, folder: &str, after: &str) -> Result<Vec<ObjectInfo>, StoreError> {
         let folder = super::check_folder(folder)?;
         let mut found = Vec::new();
-        self.walk(folder, &mut found).map_err(|error| self.failed("list", folder, &error))?;
+        self.walk(folder, after, &mut found).map_err(|error| self.failed("list", folder, &error))?;
         Ok(found)
     }
 
@@ -317,7 +322,8 @@ impl<F: FileSystem> Disk<F> {
         }
     }
 
-    fn walk(&self, folder: &str, found: &mut Vec<ObjectInfo>) -> io::Result<()> {
+    /// What is not after a name is not looked at: a catalog may be long.
+    fn walk(&self, folder: &str, after: &str, found: &mut Vec<ObjectInfo>) -> io::Result<()> {
         let path = self.root.join(folder);
         let names = match self.files.entries(&path) {
             Err(error) if is_absent(&error) => return Ok(()),
@@ -330,9 +336,12 @@ impl<F: FileSystem> Disk<F> {
                 continue;
             }
             let name = if folder.is_empty() { part } else { format!("{folder}/{part}") };
+            if name.as_str() <= after && format!("{name}/{}", char::MAX).as_str() <= after {
+                continue;
+            }
             match self.files.look(&what) {
-                Ok(Entry::Folder) => self.walk(&name, found)?,
-                Ok(Entry::File(bytes)) => found.push(ObjectInfo { name, bytes }),
+                Ok(Entry::Folder) => self.walk(&name, after, found)?,
+                Ok(Entry::File(bytes)) if name.as_str() > after => found.push(ObjectInfo { name, bytes }),
                 Err(error) if !is_absent(&error) => return Err(error),
                 _ => {}
             }

@@ -33,9 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const POINT_PATIENCE: Duration = Duration::from_secs(12);
 /// How long a mill that was fenced may take to notice.
 const FENCED_PATIENCE: Duration = Duration::from_secs(90);
-/// What a mill says that was fenced.
 /// What a mill ends with that another has taken the store from.
 const SUPERSEDED: i32 = 3;
+/// What a mill says that was fenced.
 const FENCED: &str = "another writer has taken over the store";
 /// What a mill says, before it leaves, of a disk that takes nothing: a person must mend it.
 const UNWRITABLE: [&str; 2] = ["Read-only file system", "No space left on device"];

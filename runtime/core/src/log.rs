@@ -368,7 +368,7 @@ pub async fn verify(store: &dyn Store, newest: &Root) -> Result<(Vec<String>, Ve
         previous = Some(root.clone());
         good.push(root);
     }
-    if !hint_leads(store, &good).await? {
+    if !hint_leads(store, newest, &good).await? {
         problems.push(format!(
             "{HINT} is not what a writer wrote; nothing is lost by it: delete it, a run writes it anew"
         ));
@@ -377,13 +377,17 @@ pub async fn verify(store: &dyn Store, newest: &Root) -> Result<(Vec<String>, Ve
 }
 
 /// Whether the hint, if there is one, names a root that is there: one of these, or a later one.
-async fn hint_leads(store: &dyn Store, roots: &[Root]) -> Result<bool, StoreError> {
+async fn hint_leads(store: &dyn Store, newest: &Root, roots: &[Root]) -> Result<bool, StoreError> {
     let found = match store.get(HINT).await {
         Ok(body) => Seen::parse(&body),
         Err(StoreError::NotFound { .. }) => return Ok(true),
         Err(error) => return Err(error),
     };
-    let Some((hint, _)) = found else { return Ok(false) };
+    let Some((hint, is_sure)) = found else { return Ok(false) };
+    if is_sure && hint.epoch < newest.log_from {
+        // It is renewed after the commit that gives up the root that it names.
+        return Ok(true);
+    }
     if roots.last().is_none_or(|last| last.epoch >= hint.epoch) {
         return Ok(roots.iter().any(|root| Seen::of(root) == hint));
     }

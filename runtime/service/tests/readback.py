@@ -3,6 +3,7 @@
 
     readback.py STORE [--epochs N,N,... | --newest | --spread N] [--out DIR] [--engines pyiceberg,duckdb,spark]
     readback.py STORE --check --tidemill PATH       ... and holds `tidemill show` to the same rows
+    readback.py ... --recompute                     ... and every table of each epoch to what follows from the records
 
 Every root of the store may name a publication; each of them is read, table by table, from its
 `metadata_location` alone. With `--out` the rows are written as JSON lines, one file a table at
@@ -164,6 +165,14 @@ def read_show(command, store, table, epoch):
     return [json.loads(line) for line in done.stdout.split(b"\n") if line]
 
 
+def recompute(command, store, epoch):
+    """Nothing, or what `tidemill verify --recompute` finds wrong."""
+    arguments = [command, "verify", "--store", str(store), "--at", str(epoch), "--recompute"]
+    done = subprocess.run(arguments, capture_output=True, check=False)
+    said = (done.stdout + done.stderr).decode(errors="replace")
+    return [f"{' '.join(arguments)} ended with {done.returncode}: {said}"] if done.returncode else []
+
+
 def canonical(row):
     """Equal text for equal rows: null columns aside, numbers by value."""
 
@@ -243,7 +252,11 @@ def arguments():
     parser.add_argument("--engines", default="pyiceberg,duckdb")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--tidemill", help="the binary, for --check")
-    return parser.parse_args()
+    parser.add_argument("--recompute", action="store_true", help="recompute each epoch with that binary, too")
+    options = parser.parse_args()
+    if options.recompute and not options.tidemill:
+        parser.error("--recompute takes --tidemill PATH")
+    return options
 
 
 def main():
@@ -262,6 +275,8 @@ def main():
     for epoch in epochs:
         for name, entry in sorted(found[epoch].items()):
             readback.table(epoch, name, entry)
+        if options.recompute:
+            readback.wrong += recompute(options.tidemill, options.store, epoch)
     for line in readback.wrong[:TOLD_MAX]:
         print(line, file=sys.stderr)
     if readback.wrong:

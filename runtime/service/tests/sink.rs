@@ -243,7 +243,7 @@ fn a_mill_that_sleeps_while_a_successor_works_is_shut_out_and_sends_nothing_more
         let newest = epoch(&mill.newest().expect("a root"));
         wait_for(&broker, ID, "what came after", |one| one["epoch"].as_u64() > Some(newest));
         let (code, said) = zombie.ended();
-        assert!(code == Some(1) && said.contains("another writer"), "{code:?}: {said}");
+        assert!(code == Some(3) && said.contains("another writer"), "{code:?}: {said}");
         successor.stop();
     }
     hold_all(&broker, &mill, &TABLES);

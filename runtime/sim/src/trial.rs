@@ -16,7 +16,7 @@ use tidemill_connectors::lake::Snapshot;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::log::newest_root;
 use tidemill_core::store::SharedStore;
-use tidemill_core::writer::{ToPublisher, idle_max_us, tag_alone};
+use tidemill_core::writer::{ToPublisher, tag_alone};
 use tidemill_types::Epoch;
 
 /// How long commits stay readable.
@@ -104,7 +104,7 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(4..15) * SECOND;
+        let lasts = schedule.pick(4..13) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
@@ -153,11 +153,11 @@ impl Director {
         let mut next = self.next.borrow_mut();
         *next += 1;
         let (world, process) = (self.world.clone(), *next);
-        let retention = world.retention_of(process);
+        world.retention_of(process);
         let epoch = newest.epoch.saturating_sub(world.schedule.pick(0..6));
         let (store, edge) = (world.store(process), crate::edge::SimEdge::shared(&world.schedule, process, 0));
         self.world.local.spawn(process, async move {
-            let done = tag_alone(&store, &edge, idle_max_us(retention.time), "alone", Some(epoch)).await;
+            let done = tag_alone(&store, &edge, "alone", Some(epoch)).await;
             if let Ok(root) = &done {
                 world.judge.believed(root);
             }

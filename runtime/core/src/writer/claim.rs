@@ -2,9 +2,9 @@
 //!
 //! The claim follows the newest root, repeats all but the generation, and is put under a name that must be
 //! free. Where the name is taken, another writer was faster, and the claim is made anew on what is newest
-//! then; so it holds in the end, whoever else commits meanwhile. Where this process slept between its look
-//! and its put, the name may have been used and deleted since: the claim counts only once a second look
-//! says that nothing is newer ([`Standing`]).
+//! then; so it holds in the end, whoever else commits meanwhile. Between the look and the put the name may
+//! have been used and deleted, by a writer that keeps its commits for a short time only: so a claim counts
+//! only once a second look says that nothing is newer.
 
 use super::Standing;
 use crate::commit::{self, InForce, Stamp};
@@ -106,7 +106,7 @@ impl Claim<'_> {
         if !self.put(&claim, failures).await? {
             return Ok(None);
         }
-        match standing.settled(&**self.store, self.edge, &claim).await? {
+        match standing.look(&**self.store, self.edge, &claim).await? {
             None => Ok(Some(Claimed { before, claim, standing })),
             Some(_) => Ok(None),
         }

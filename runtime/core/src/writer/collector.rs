@@ -34,6 +34,8 @@ use tidemill_types::{Epoch, Root, Tag, root_epoch, root_name};
 
 /// Roots that one step looks at.
 const ROOTS_A_STEP: usize = 512;
+/// After so many sweeps what is still there is listed once more.
+const SWEEPS: u64 = 8;
 
 /// What stays readable: a commit that is younger than `time`, or is one of the newest `commits`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +72,9 @@ pub struct Collector {
     left_by: Option<Option<Root>>,
     looked_at: i64,
     swept_at: i64,
+    /// What the last sweep found.
+    swept: BTreeSet<String>,
+    sweeps: u64,
 }
 
 /// Names to list as dropped, and the oldest root that is kept from then on.
@@ -101,6 +106,8 @@ impl Collector {
             left_by: Some(before.cloned()),
             looked_at: 0,
             swept_at: 0,
+            swept: BTreeSet::new(),
+            sweeps: 0,
         }
     }
 
@@ -134,6 +141,8 @@ impl Collector {
         newest: &Root,
         now: i64,
     ) -> Result<Option<Dropped>, String> {
+        // Times to come, from before the clock was set back, must not hold up what follows.
+        (self.looked_at, self.swept_at) = (self.looked_at.min(now), self.swept_at.min(now));
         if self.waiting.is_empty() && now - self.looked_at >= self.look_every_ms() {
             self.looked_at = now;
             if let Some(before) = &self.left_by {
@@ -302,8 +311,12 @@ impl Collector {
             let objects = list(view.folder())?.into_iter().map(|object| object.name);
             names.extend(objects.filter(|name| made(name) && !needed.contains(name)));
         }
-        let waiting: BTreeSet<&String> = self.waiting.iter().collect();
-        names.retain(|name| !waiting.contains(name));
+        // What the last sweep found is being deleted; where that takes long it is not listed again at once.
+        let (waiting, found): (BTreeSet<&String>, BTreeSet<String>) =
+            (self.waiting.iter().collect(), names.iter().cloned().collect());
+        names.retain(|name| !waiting.contains(name) && !self.swept.contains(name));
+        self.sweeps += 1;
+        self.swept = if self.sweeps.is_multiple_of(SWEEPS) { BTreeSet::new() } else { found };
         self.waiting.extend(names);
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::ToPublisher;
 use crate::commit::{Action, Committer, Fenced, PutAnswer, SealedEpoch, Stamp};
 use crate::conductor::ToConductor;
 use crate::edge::SharedEdge;
-use crate::log::{Seen, newest_root, read_hint, read_root, write_hint};
+use crate::log::{Seen, newest_root, read_root, write_hint};
 use crate::store::{Created, SharedStore, Store, StoreError};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -157,16 +157,15 @@ impl Standing {
         Ok(None)
     }
 
-    /// From the stored hint where that is ahead of what this writer has seen.
-    async fn look(
+    /// Looks whether a root is newer than `ours`, which may stand in a hole.
+    pub(super) async fn look(
         &mut self,
         store: &dyn Store,
         edge: &SharedEdge,
         ours: &Root,
     ) -> Result<Option<Root>, StoreError> {
         let now = Moment::now(edge);
-        let hint = read_hint(store).await?.filter(|hint| hint.epoch > ours.epoch);
-        let newest = newest_root(store, Some(&hint.unwrap_or_else(|| Seen::of(ours)))).await?;
+        let newest = newest_root(store, None).await?;
         let newer = newest.filter(|newest| newest.epoch > ours.epoch || newest.generation > ours.generation);
         if newer.is_none() {
             self.sure_at = now;

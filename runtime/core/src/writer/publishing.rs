@@ -129,6 +129,8 @@ impl<V: View> Publishing<V> {
                     ToPublisher::Leave => return Ok(()),
                 }
             }
+            // A time to come, from before the clock was set back, must not hold up what follows.
+            self.due.newest_named = self.due.newest_named.min(edge.now_ms());
             if self.due.now(edge.now_ms()) {
                 self.publish()?;
             }
@@ -152,8 +154,7 @@ impl<V: View> Publishing<V> {
         {
             self.due.awaiting = None;
             self.watch.caught_up();
-            // A time to come, from before the clock was set back, must not hold up what follows.
-            self.due.newest_named = at.min(now);
+            self.due.newest_named = at;
             self.view.named(published.epoch);
         }
         self.view.committed(root);

@@ -179,7 +179,7 @@ impl StoreReader {
     /// which that was found, and what was found.
     pub fn check_all(&self) -> Result<(Root, Verified), Error> {
         let mut newest = self.newest.clone();
-        loop {
+        for round in 1.. {
             let (mut problems, roots) = self.runtime.block_on(log::verify(self.store.as_ref(), &newest))?;
             let program = self.program(&newest)?;
             let Verified { problems: more, unnamed } = lake::verify_all(&self.options(&program), &roots)?;
@@ -191,11 +191,13 @@ impl StoreReader {
             }
             // Beside a run, old commits go while they are looked at.
             let now = self.runtime.block_on(log::newest_root(self.store.as_ref(), None))?;
-            match now.filter(|now| now.log_from > newest.log_from && !problems.is_empty()) {
+            let moved = |now: &Root| now.log_from > newest.log_from && !problems.is_empty();
+            match now.filter(|now| round < ROUNDS_MAX && moved(now)) {
                 Some(now) => newest = now,
                 None => return Ok((newest, Verified { problems, unnamed })),
             }
         }
+        Ok((newest, Verified::default()))
     }
 
     /// The changes of one table in one commit, texts as handles.
@@ -232,6 +234,8 @@ fn begins(base: Option<Epoch>, epoch: Epoch, oldest: Epoch) -> Begins {
     }
 }
 
+/// How often all is looked at again where a run gives up commits meanwhile.
+const ROUNDS_MAX: usize = 3;
 /// Threads that read side by side.
 const READERS: usize = 4;
 /// Bounds the segments and bodies that a reading command holds.

@@ -10,12 +10,11 @@ use crate::Error;
 use tidemill_connectors::edge::Tokio;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::writer::requests::{Ask, Wanted};
-use tidemill_core::writer::{idle_max_us, tag_alone};
+use tidemill_core::writer::tag_alone;
 use tidemill_types::Epoch;
 
 /// `tag`: names a commit, lets a name go, or lists all names.
 pub fn tag(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
-    let retention = call.resolved()?.settings.store.retention;
     let reader = call.reader()?;
     let deletes = call.matches.get_flag("delete");
     let Some(name) = call.matches.get_one::<String>("name").cloned() else {
@@ -37,7 +36,7 @@ pub fn tag(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
         return out.line(&done);
     }
     let edge = edge(&reader);
-    let done = tag_alone(&reader.store, &edge, idle_max_us(retention), &name, epoch);
+    let done = tag_alone(&reader.store, &edge, &name, epoch);
     let root = reader.runtime.block_on(done).map_err(Error::Failed)?;
     out.line(&match epoch {
         Some(epoch) => format!("commit {}: epoch {epoch} is kept as {name}", root.epoch),

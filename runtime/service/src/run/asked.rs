@@ -152,6 +152,16 @@ impl Asking {
     }
 }
 
+/// Ends a look at the sources when nobody waits for it any more.
+#[derive(Default)]
+struct Enough(Arc<AtomicBool>);
+
+impl Drop for Enough {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// Whether what lies between an earlier root and the newest can be read again from the sources, which are waited
 /// for until the flag is set. An error: why not.
 pub(super) type Readable = Arc<dyn Fn(&Root, &Root, &AtomicBool) -> Result<(), String> + Send + Sync>;
@@ -192,10 +202,12 @@ impl Asked {
         while self.gauges.is_going_back() {
             self.edge.sleep(LOOK).await;
         }
-        let done = self.asking.inner().doing.take();
+        let done = self.asking.inner().doing.clone();
         if let Some(back) = done {
             let went = back.request.wanted.done(self.gauges.show().epoch);
             self.desk.answer(&back.request.id, Ok(went)).await;
+            // A run that ends before this answers once more, which does no harm.
+            self.asking.inner().doing = None;
         }
         loop {
             match self.desk.next().await {
@@ -259,13 +271,13 @@ impl Asked {
         let failed = |error: StoreError| error.to_string();
         let newest = newest_root(&*self.store, None).await.map_err(failed)?.ok_or("the store is empty")?;
         let root = kept_root(&self.store, &newest, to).await?;
-        let (readable, enough) = (self.readable.clone(), Arc::new(AtomicBool::new(false)));
-        let stop = enough.clone();
+        let (readable, enough) = (self.readable.clone(), Enough::default());
+        let stop = enough.0.clone();
         let looked = Box::pin(self.edge.computed(move || readable(&root, &newest, &stop)));
         let looked = match select(looked, self.edge.sleep(SOURCES_MAX)).await {
             Either::Left((looked, _)) => looked,
             Either::Right(((), looked)) => {
-                enough.store(true, Ordering::Release);
+                enough.0.store(true, Ordering::Release);
                 looked.await
             }
         };

@@ -388,6 +388,7 @@ impl Watch<'_> {
                 let fenced = started.fenced();
                 if fenced.is_some() {
                     self.gauges.superseded();
+                    failed = None;
                 }
                 let error = fenced.unwrap_or(error);
                 self.gauges.enter(Phase::Failed(error.clone()));

@@ -242,7 +242,7 @@ fn read_all(disk: &Disk<Wrong>, judge: &Judge, after_a_cut: bool) -> Result<(), 
         };
         found.insert(name.to_string(), body);
     }
-    judge.finds(from, &disk.list("")?, &found, after_a_cut);
+    judge.finds(from, &disk.list("", "")?, &found, after_a_cut);
     Ok(())
 }
 
@@ -312,7 +312,7 @@ impl Client {
     fn list(&self) {
         let folder = FOLDERS[self.schedule.pick(0..FOLDERS.len() as u64) as usize];
         let from = self.judge.now();
-        if let Ok(found) = self.disk.list(folder) {
+        if let Ok(found) = self.disk.list(folder, "") {
             self.judge.lists(folder, from, &found);
         }
     }
