@@ -63,7 +63,7 @@ pub fn run(plan: Plan) -> Outcome {
         topics: Topics::new(judge.clone(), schedule.clone()),
         sends: schedule.pick(0..8) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
         retention: RETENTION,
-        mixed: schedule.pick(0..5) == 0,
+        mixed: schedule.pick(0..5) == 0 || plan.mutant == Some(Mutant::ForgetsWhoSleeps),
         commits: if schedule.pick(0..4) == 0 { schedule.pick(2..40) } else { 1 },
         mutant: plan.mutant,
     };
@@ -104,7 +104,7 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(4..13) * SECOND;
+        let lasts = schedule.pick(4..11) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
