@@ -99,6 +99,9 @@ impl Life {
     }
 }
 
+/// Where a process is told something: its publisher and its conductor.
+pub type Told = (UnboundedSender<ToPublisher>, Sender<ToConductor>);
+
 /// A process that was started.
 pub struct Started {
     /// Its number.
@@ -106,7 +109,7 @@ pub struct Started {
     /// What it came to.
     pub life: Life,
     /// Its publisher and its conductor, once it has them.
-    pub told: Rc<RefCell<Option<(UnboundedSender<ToPublisher>, Sender<ToConductor>)>>>,
+    pub told: Rc<RefCell<Option<Told>>>,
     /// Ends its source.
     pub stop: Arc<AtomicBool>,
 }
@@ -180,7 +183,7 @@ struct Starting {
     retention: Retention,
     /// The commit to go back to, if it is to.
     back: Option<Epoch>,
-    told: Rc<RefCell<Option<(UnboundedSender<ToPublisher>, Sender<ToConductor>)>>>,
+    told: Rc<RefCell<Option<Told>>>,
     stop: Arc<AtomicBool>,
 }
 
