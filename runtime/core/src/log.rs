@@ -95,7 +95,11 @@ pub async fn newest_root(store: &dyn Store, seen: Option<&Seen>) -> Result<Optio
                 newest = Some(root);
                 break;
             }
-            Beyond::Newer(root) => newest = Some(*root),
+            // Where commits come all the time there is always one more.
+            Beyond::Newer(root) => {
+                newest = Some(*root);
+                break;
+            }
             Beyond::Moved => newest = run_end(store, None).await?,
         }
     }

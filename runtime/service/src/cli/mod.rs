@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Commands return [`Error`]; this module alone turns it into a message and an exit code: 0, 1 for a
-//! failure, 2 for a wrong command line, 3 for a writer that another has shut out. A panic is a bug and is told in one line. Output goes through
-//! [`output::Out`], so that a reader such as `head` may leave at any time.
+//! failure, 2 for a wrong command line, 3 for a writer that another has shut out. A panic is a bug and
+//! is told in one line. Output goes through [`output::Out`], so that a reader such as `head` may leave at
+//! any time.
 
 mod app;
 mod args;

@@ -179,7 +179,8 @@ impl StoreReader {
     /// which that was found, and what was found.
     pub fn check_all(&self) -> Result<(Root, Verified), Error> {
         let mut newest = self.newest.clone();
-        for round in 1.. {
+        let mut round = 1;
+        loop {
             let (mut problems, roots) = self.runtime.block_on(log::verify(self.store.as_ref(), &newest))?;
             let program = self.program(&newest)?;
             let Verified { problems: more, unnamed } = lake::verify_all(&self.options(&program), &roots)?;
@@ -196,8 +197,8 @@ impl StoreReader {
                 Some(now) => newest = now,
                 None => return Ok((newest, Verified { problems, unnamed })),
             }
+            round += 1;
         }
-        Ok((newest, Verified::default()))
     }
 
     /// The changes of one table in one commit, texts as handles.
