@@ -31,8 +31,8 @@ use tidemill::run::percentile;
 const FLAT: f64 = 1.3;
 /// How often the store is looked at.
 const LOOKS: u64 = 20;
-/// How often is synced at a look.
-const SYNCS: usize = 9;
+/// How often the disk is measured at a look.
+const TRIES: usize = 9;
 /// The pause between two changes.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -68,7 +68,16 @@ struct Look {
     lake_bytes: u64,
     /// Most files of one table, and which.
     most: (u64, String),
-    /// What the disk takes now to make four kilobytes durable, microseconds: a commit waits for that a few times.
+    /// What the disk takes now. A commit waits for that a few times, a publication a hundred times.
+    disk: Disk,
+}
+
+/// What the disk beside a store takes now: medians of a few times, microseconds; 0 where nothing can be written there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Disk {
+    /// To make a file. Where ext4 has no journal, it looks at each inode that was freed in the last minutes.
+    create_us: u64,
+    /// To make four kilobytes durable.
     sync_us: u64,
 }
 
@@ -100,6 +109,17 @@ impl Found {
         tenths(&self.summary.figures.publish_us)
     }
 
+    /// What the disk took to make a file in the first looks and in the last, milliseconds.
+    fn files_made(&self) -> Option<(f64, f64)> {
+        let part = (self.looks.len() / 10).max(1);
+        let of = |looks: &[Look]| {
+            let us: Vec<u64> = looks.iter().map(|look| look.disk.create_us).collect();
+            percentile(&us, 50) as f64 / 1e3
+        };
+        let last = self.looks.len().checked_sub(part)?;
+        Some((of(&self.looks[..part]), of(&self.looks[last..])))
+    }
+
     /// Whether neither commits nor publications have become slower.
     pub fn is_flat(&self) -> bool {
         ratio(self.commits()) <= FLAT && ratio(self.publications()) <= FLAT
@@ -111,7 +131,8 @@ impl Found {
         let look = |look: &Look| {
             json!({"commits": look.commits, "roots": look.roots, "segments": look.segments,
                 "log_bytes": look.log_bytes, "lake_files": look.lake_files, "lake_bytes": look.lake_bytes,
-                "most_files_of_a_table": look.most.0, "table": look.most.1, "sync_us": look.sync_us})
+                "most_files_of_a_table": look.most.0, "table": look.most.1, "create_us": look.disk.create_us,
+                "sync_us": look.disk.sync_us})
         };
         json!({
             "ok": self.is_flat(),
@@ -141,20 +162,32 @@ impl fmt::Display for Found {
         }
         writeln!(
             f,
-            "commits  roots  segments  log         lake files  lake        a sync   most files of a table"
+            "commits  roots  segments  log         lake files  lake        a file    a sync    most files of a table"
         )?;
         for look in &self.looks {
             let (log, lake) = (human_bytes(look.log_bytes), human_bytes(look.lake_bytes));
             let (commits, roots, segments, files) =
                 (look.commits, look.roots, look.segments, look.lake_files);
-            let (most, table, sync) = (look.most.0, &look.most.1, look.sync_us as f64 / 1e3);
+            let (most, table) = (look.most.0, &look.most.1);
+            let [create, sync] = [look.disk.create_us, look.disk.sync_us].map(|us| us as f64 / 1e3);
             writeln!(
                 f,
-                "{commits:>7}  {roots:>5}  {segments:>8}  {log:<10}  {files:>10}  {lake:<10}  {sync:>4.1} ms  {most} of \
-                 {table}"
+                "{commits:>7}  {roots:>5}  {segments:>8}  {log:<10}  {files:>10}  {lake:<10}  {create:>5.2} ms  \
+                 {sync:>5.2} ms  {most} of {table}"
             )?;
         }
-        write!(f, "{}", if self.is_flat() { "flat" } else { "NOT FLAT" })
+        if self.is_flat() {
+            return write!(f, "flat");
+        }
+        write!(f, "NOT FLAT")?;
+        match self.files_made() {
+            Some((first, last)) if last > 2.0 * first => write!(
+                f,
+                ": in {first:.2} ms the disk made a file at first, and in {last:.2} ms at last; ext4 without a journal is \
+                 like that once files are deleted. Measure on a file system with a journal (--store)"
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -181,19 +214,19 @@ fn look(store: &Path, commits: u64) -> Look {
     look
 }
 
-/// The median of a few times that the disk beside a store takes to make four kilobytes durable, microseconds; 0 where
-/// nothing can be written there.
-fn sync_us(store: &Path) -> u64 {
+/// Measures the disk beside a store.
+fn disk(store: &Path) -> Disk {
     let stopwatch = tidemill::run::stopwatch();
-    let once = || -> std::io::Result<u64> {
-        let mut file = tempfile::NamedTempFile::new_in(store.parent().unwrap_or(store))?;
+    let once = || -> std::io::Result<(u64, u64)> {
         let begun = stopwatch();
+        let mut file = tempfile::NamedTempFile::new_in(store.parent().unwrap_or(store))?;
+        let made = stopwatch();
         file.write_all(&[7; 4096])?;
         file.as_file().sync_all()?;
-        Ok(stopwatch().saturating_sub(begun))
+        Ok((made.saturating_sub(begun), stopwatch().saturating_sub(made)))
     };
-    let times: Vec<u64> = (0..SYNCS).filter_map(|_| once().ok()).collect();
-    percentile(&times, 50)
+    let (creates, syncs): (Vec<u64>, Vec<u64>) = (0..TRIES).filter_map(|_| once().ok()).unzip();
+    Disk { create_us: percentile(&creates, 50), sync_us: percentile(&syncs, 50) }
 }
 
 /// A store, and what it is filled from.
@@ -248,7 +281,7 @@ impl Bench<'_> {
                 if done || shown.commits * LOOKS >= next.load(Ordering::Relaxed) * commits {
                     next.store(shown.commits * LOOKS / commits.max(1) + 1, Ordering::Relaxed);
                     if !enough.swap(done, Ordering::AcqRel) {
-                        let look = Look { sync_us: sync_us(&store), ..look(&store, shown.commits) };
+                        let look = Look { disk: disk(&store), ..look(&store, shown.commits) };
                         looks.lock().unwrap_or_else(PoisonError::into_inner).push(look);
                     }
                 }

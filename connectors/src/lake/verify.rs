@@ -96,7 +96,11 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
     checking.named.extend(files.into_keys());
     checking.named.extend(roots.iter().flat_map(|root| &root.dropped).cloned());
     // What is damaged does not say what it names.
-    let unnamed = if checking.problems.is_empty() { checking.unnamed()? } else { checking.strangers() };
+    let mut unnamed = Vec::new();
+    match checking.problems.is_empty() {
+        true => unnamed = checking.unnamed()?,
+        false => checking.strangers(),
+    }
     Ok(Verified { problems: checking.problems, unnamed })
 }
 
@@ -232,13 +236,12 @@ impl Checking<'_> {
         ));
     }
 
-    /// Finds objects whose names no writer makes. Gives nothing that a writer may have made.
-    fn strangers(&mut self) -> Vec<String> {
+    /// Finds objects whose names no writer makes.
+    fn strangers(&mut self) {
         let mut names: Vec<String> =
             self.sizes.keys().filter(|name| generation_of(name).is_none()).cloned().collect();
         names.sort();
         names.iter().for_each(|name| self.stranger(name));
-        Vec::new()
     }
 
     /// Objects of the lake that no root refers to. Those that no writer can have made are problems.

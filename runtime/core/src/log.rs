@@ -152,6 +152,9 @@ async fn beyond(store: &dyn Store, end: &Root) -> Result<Beyond, StoreError> {
     Ok(Beyond::Newer(Box::new(newest)))
 }
 
+/// How often in a row a root that is listed may be found missing.
+const MISSED_MAX: u32 = 1000;
+
 /// The root at which the run ends that a root seen in it belongs to; without one, the run that a list shows.
 async fn run_end(store: &dyn Store, seen: Option<&Seen>) -> Result<Option<Root>, StoreError> {
     if let Some(hint) = seen
@@ -162,6 +165,7 @@ async fn run_end(store: &dyn Store, seen: Option<&Seen>) -> Result<Option<Root>,
         return Ok(Some(newest));
     }
     // A root that is listed may be deleted before it is read, but only if there are newer ones.
+    let mut missed = (None, 0);
     loop {
         let listed = epochs(store).await?.last().copied();
         // A list may not show yet what was made a moment ago; before there is a hint, that is the beginning.
@@ -173,7 +177,15 @@ async fn run_end(store: &dyn Store, seen: Option<&Seen>) -> Result<Option<Root>,
                 }
             }
             (None, None) => return Ok(None),
-            (None, Some(_)) => {}
+            (None, Some(epoch)) => {
+                missed = (listed, if missed.0 == listed { missed.1 + 1 } else { 1 });
+                if missed.1 == MISSED_MAX {
+                    let (name, location) = (root_name(epoch), store.location());
+                    return Err(StoreError::Failed(format!(
+                        "{location} lists {name} as its last root, and says again and again that it is not there"
+                    )));
+                }
+            }
         }
     }
 }

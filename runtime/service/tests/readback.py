@@ -21,7 +21,6 @@ It ends with 0 if all is well, with 1 if rows differ (at most 20 are told), with
 import argparse
 import base64
 import json
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -42,30 +41,32 @@ def publications(store):
     return found
 
 
-def shortest_float(value):
-    """The double with the fewest digits that is the same 32-bit float."""
-    bits = struct.pack("<f", value)
-    for digits in range(1, 10):
-        short = float(f"{value:.{digits}g}")
-        try:
-            if struct.pack("<f", short) == bits:
-                return short
-        except OverflowError:
-            continue
-    return value
+def shortest_floats(column):
+    """Lists of the doubles with the fewest digits that are the same 32-bit floats."""
+    import pyarrow as pa
+
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    floats = column.flatten().cast(pa.float32()).cast(pa.string()).cast(pa.float64()).to_pylist()
+    lengths, start, lists = column.value_lengths().to_pylist(), 0, []
+    for length in lengths:
+        lists.append(None if length is None else floats[start:start + length])
+        start += length or 0
+    return lists
 
 
-def converter(kind):
-    """From an Arrow value of that type to what stands in JSON."""
+def values(column):
+    """The values of an Arrow column as they stand in JSON."""
     import pyarrow.types as types
 
-    if types.is_binary(kind) or types.is_large_binary(kind):
-        return lambda value: base64.b64encode(value).decode()
-    if types.is_timestamp(kind):
-        return lambda value: value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    kind = column.type
     if types.is_list(kind) or types.is_large_list(kind):
-        return lambda value: [shortest_float(item) for item in value]
-    return lambda value: value
+        return shortest_floats(column)
+    convert = lambda value: value
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        convert = lambda value: base64.b64encode(value).decode()
+    if types.is_timestamp(kind):
+        convert = lambda value: value.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return [None if value is None else convert(value) for value in column.to_pylist()]
 
 
 def utc(table):
@@ -81,14 +82,22 @@ def utc(table):
 
 def rows_of(table):
     """The rows of an Arrow table as dictionaries that can be written as JSON."""
-    table = utc(table)
-    columns = []
-    for place, field in enumerate(table.schema):
-        convert = converter(field.type)
-        values = table.column(place).to_pylist()
-        columns.append([None if value is None else convert(value) for value in values])
-    names = table.schema.names
-    return [dict(zip(names, values)) for values in zip(*columns)]
+    columns = [values(table.column(place)) for place in range(table.num_columns)]
+    return [dict(zip(table.schema.names, row)) for row in zip(*columns)]
+
+
+def equal(one, other):
+    """Whether two Arrow tables hold the same rows in any order; where that cannot be told so, no."""
+    import pyarrow as pa
+
+    if sorted(one.schema.names) != sorted(other.schema.names) or one.num_rows != other.num_rows:
+        return False
+    try:
+        other = other.select(one.schema.names).cast(one.schema)
+        keys = [(field.name, "ascending") for field in one.schema if not pa.types.is_nested(field.type)]
+        return one.sort_by(keys).equals(other.sort_by(keys))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+        return False
 
 
 def read_pyiceberg(entry):
@@ -99,7 +108,7 @@ def read_pyiceberg(entry):
     if snapshot is None or snapshot.snapshot_id != entry["snapshot_id"]:
         there = snapshot and snapshot.snapshot_id
         raise ValueError(f"the root names snapshot {entry['snapshot_id']}, the metadata {there}")
-    return rows_of(table.scan().to_arrow())
+    return utc(table.scan().to_arrow())
 
 
 class DuckDb:
@@ -120,7 +129,7 @@ class DuckDb:
     def read(self, entry):
         location = entry["metadata_location"].replace("'", "''")
         result = self.connection.execute(f"SELECT * FROM iceberg_scan('{location}')")
-        return rows_of(result.fetch_arrow_table())
+        return utc(result.fetch_arrow_table())
 
 
 class Spark:
@@ -152,8 +161,8 @@ class Spark:
         frame = self.session.read.format("iceberg").load(entry["metadata_location"])
         batches = frame._collect_as_arrow()
         if not batches:
-            return []
-        return rows_of(pa.Table.from_batches(batches))
+            return pa.table({name: pa.array([], pa.null()) for name in frame.columns})
+        return utc(pa.Table.from_batches(batches))
 
 
 def read_show(command, store, table, epoch):
@@ -173,6 +182,9 @@ def recompute(command, store, epoch):
     return [f"{' '.join(arguments)} ended with {done.returncode}: {said}"] if done.returncode else []
 
 
+ENCODER = json.JSONEncoder(sort_keys=True)
+
+
 def canonical(row):
     """Equal text for equal rows: null columns aside, numbers by value."""
 
@@ -183,7 +195,7 @@ def canonical(row):
             return [float(item) for item in value]
         return int(value) if float(value).is_integer() and abs(value) < 2**53 else value
 
-    return json.dumps({name: plain(value) for name, value in row.items() if value is not None}, sort_keys=True)
+    return ENCODER.encode({name: plain(value) for name, value in row.items() if value is not None})
 
 
 def differences(what, want, got):
@@ -217,14 +229,15 @@ class Readback:
                 self.wrong.append(f"{what}: {type(error).__name__}: {error}")
                 continue
             self.read += 1
-            if len(found[engine]) != entry["rows"]:
-                self.wrong.append(f"{what}: {len(found[engine])} rows, the root says {entry['rows']}")
+            if found[engine].num_rows != entry["rows"]:
+                self.wrong.append(f"{what}: {found[engine].num_rows} rows, the root says {entry['rows']}")
             self.write(engine, epoch, name, found[engine])
         if self.options.check and found:
             self.check(epoch, name, found)
 
-    def write(self, engine, epoch, name, rows):
+    def write(self, engine, epoch, name, table):
         if self.options.out:
+            rows = rows_of(table)
             path = self.options.out / engine / str(epoch) / f"{name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -232,13 +245,19 @@ class Readback:
 
     def check(self, epoch, name, found):
         (first, want), *others = found.items()
+        rows = None
+        for engine, got in others:
+            if not equal(want, got):
+                rows = rows or rows_of(want)
+                self.wrong += differences(f"epoch {epoch} {name}, {engine} beside {first}", rows, rows_of(got))
         if self.options.tidemill:
             try:
-                others.append(("show", read_show(self.options.tidemill, self.options.store, name, epoch)))
+                got = read_show(self.options.tidemill, self.options.store, name, epoch)
             except ValueError as error:
                 self.wrong.append(str(error))
-        for engine, got in others:
-            self.wrong += differences(f"epoch {epoch} {name}, {engine} beside {first}", want, got)
+                return
+            rows = rows or rows_of(want)
+            self.wrong += differences(f"epoch {epoch} {name}, show beside {first}", rows, got)
 
 
 def arguments():

@@ -26,6 +26,7 @@ pub mod disk;
 mod edge;
 mod judge;
 pub mod mutants;
+mod plan;
 mod process;
 mod program;
 #[cfg(test)]
@@ -37,4 +38,5 @@ mod topics;
 pub mod trial;
 
 pub use judge::Counts;
+pub use plan::{Outcome, Plan};
 pub use side::side_by_side;

@@ -10,7 +10,7 @@ use clap::Parser;
 use std::fmt::Debug;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidemill_sim::{disk, mutants, side_by_side, trial};
+use tidemill_sim::{Outcome, Plan, disk, mutants, side_by_side, trial};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -48,28 +48,28 @@ fn named<T: Copy + Debug>(all: &[T], name: &str) -> Result<T, ExitCode> {
 }
 
 /// Runs trials with one of the deliberate bugs, if one was named, until one breaks.
-fn trials<T: Copy + Debug + Sync>(
+fn trials<T: Copy + Debug + Sync, C: Debug>(
     arguments: &Arguments,
     all: &[T],
-    trial: impl Fn(u64, Option<T>) -> Said + Sync,
+    trial: impl Fn(Plan<T>) -> Outcome<C> + Sync,
 ) -> Result<(), ExitCode> {
     let name = arguments.mutant.as_deref();
     if name == Some("list") {
         all.iter().for_each(|mutant| println!("{mutant:?}"));
         return Ok(());
     }
-    let mutant = name.map(|name| named(all, name)).transpose()?;
+    let bug = name.map(|name| named(all, name)).transpose()?;
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
     let failed = AtomicBool::new(false);
     side_by_side(from..from + seeds, |seed| {
-        let said = trial(seed, mutant);
-        said.told.iter().for_each(|line| println!("{line}"));
-        if let Some(what) = &said.broken {
+        let outcome = trial(Plan { seed, told: arguments.tell, bug });
+        outcome.told.iter().for_each(|line| println!("{line}"));
+        if let Some(what) = &outcome.broken {
             println!("seed {seed}: {what}");
             failed.store(true, Ordering::Relaxed);
         }
         if seeds == 1 {
-            println!("seed {seed}: {}", said.sum);
+            println!("seed {seed}: {} {:?}", outcome.digest, outcome.counts);
         }
         !failed.load(Ordering::Relaxed)
     });
@@ -80,26 +80,11 @@ fn trials<T: Copy + Debug + Sync>(
     Ok(())
 }
 
-/// What is printed of a trial.
-struct Said {
-    told: Vec<String>,
-    broken: Option<String>,
-    sum: String,
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let told = arguments.tell;
     let done = match arguments.disk {
-        true => trials(&arguments, &disk::BUGS, |seed, bug| {
-            let disk::Outcome { broken, counts, digest, told } = disk::run(disk::Plan { seed, told, bug });
-            Said { told, broken, sum: format!("{digest} {counts:?}") }
-        }),
-        false => trials(&arguments, &mutants::ALL, |seed, mutant| {
-            let trial::Outcome { broken, counts, digest, told } =
-                trial::run(trial::Plan { seed, told, mutant });
-            Said { told, broken, sum: format!("{digest} {counts:?}") }
-        }),
+        true => trials(&arguments, &disk::BUGS, disk::run),
+        false => trials(&arguments, &mutants::ALL, trial::run),
     };
     done.err().unwrap_or(ExitCode::SUCCESS)
 }

@@ -303,6 +303,7 @@ impl Starting {
             due: loaded.due,
             told: publications,
             committer: published,
+            sweeper: sweeper.clone(),
             conductor: forces,
             watch: Arc::new(OneAtATime {
                 judge: world.judge.clone(),

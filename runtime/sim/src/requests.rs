@@ -294,9 +294,10 @@ fn what_somebody_asked_who_is_gone_is_not_done_and_not_kept() {
 
 #[test]
 fn what_a_writer_gives_back_is_for_the_next_one_or_for_who_asked() {
-    for next in [false, true] {
+    // It is given back before its commit, and between the commit and the answer.
+    for (next, done) in [(false, false), (true, false), (false, true), (true, true)] {
         bench(6, calm(), move |bench| async move {
-            let desk = bench.writer(2, 1000 * SECOND, 0);
+            let desk = bench.writer(2, if done { 0 } else { 1000 * SECOND }, 1000 * SECOND);
             let asked = bench.ask(10);
             bench.sleep(5.0).await;
             desk.leave().await;
@@ -306,8 +307,10 @@ fn what_a_writer_gives_back_is_for_the_next_one_or_for_who_asked() {
                 bench.writer(3, 0, 0);
             }
             bench.ended(&asked, 20).await;
-            let done = next.then(|| Ok("commit 3 went back to epoch 0".to_string()));
-            assert_eq!(said(&asked), done);
+            let by = if done { 2 } else { 3 };
+            let told = (next || done).then(|| Ok(format!("commit {by} went back to epoch 0")));
+            assert_eq!(said(&asked), told, "next: {next}, done: {done}");
+            assert_eq!(bench.rollbacks(), usize::from(next || done));
             assert!(bench.is_empty());
         });
     }

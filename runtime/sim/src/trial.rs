@@ -3,6 +3,7 @@
 
 use crate::judge::{Counts, Judge, snapshot_options};
 use crate::mutants::Mutant;
+use crate::plan::{Outcome, Plan};
 use crate::process::{Started, World};
 use crate::program::{PARTITIONS, Record, STREAM};
 use crate::schedule::{Process, Runner, Schedule, WORLD, actor};
@@ -23,32 +24,8 @@ use tidemill_types::Epoch;
 const RETENTION: Duration = Duration::from_secs(20);
 const SECOND: u64 = 1_000_000;
 
-/// What a trial is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// The same seed is the same history.
-    pub seed: u64,
-    /// Whether the trace is kept as text.
-    pub told: bool,
-    /// The bug that is in, if one is.
-    pub mutant: Option<Mutant>,
-}
-
-/// What a trial came to.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The first thing that was not as it must be.
-    pub broken: Option<String>,
-    /// What happened.
-    pub counts: Counts,
-    /// The digest of all that happened.
-    pub digest: String,
-    /// All that happened, if it was to be kept.
-    pub told: Vec<String>,
-}
-
 /// Runs the trial of a plan.
-pub fn run(plan: Plan) -> Outcome {
+pub fn run(plan: Plan<Mutant>) -> Outcome<Counts> {
     let schedule = Schedule::seeded(plan.seed, plan.told);
     let runner = Runner::new(schedule.clone());
     let disk = Disk::default();
@@ -61,11 +38,11 @@ pub fn run(plan: Plan) -> Outcome {
         weather: Arc::new(Mutex::new(weather(&schedule))),
         on_disk: schedule.pick(0..3) == 0,
         topics: Topics::new(judge.clone(), schedule.clone()),
-        sends: schedule.pick(0..8) == 0 || plan.mutant.is_some_and(Mutant::is_of_the_sink),
+        sends: schedule.pick(0..8) == 0 || plan.bug.is_some_and(Mutant::is_of_the_sink),
         retention: RETENTION,
-        mixed: schedule.pick(0..5) == 0 || plan.mutant == Some(Mutant::ForgetsWhoSleeps),
+        mixed: schedule.pick(0..5) == 0 || plan.bug == Some(Mutant::ForgetsWhoSleeps),
         commits: if schedule.pick(0..4) == 0 { schedule.pick(2..40) } else { 1 },
-        mutant: plan.mutant,
+        mutant: plan.bug,
     };
     let ids = if schedule.pick(0..10) == 0 { 40 } else { 12 };
     let director = Director { world, processes: Rc::default(), next: Rc::new(RefCell::new(WORLD)), ids };

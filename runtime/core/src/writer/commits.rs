@@ -57,6 +57,12 @@ pub enum CommitsEnded {
     Failed(String),
 }
 
+impl From<String> for CommitsEnded {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
 /// Everything that a commit is told to.
 pub struct Commits {
     /// The store.

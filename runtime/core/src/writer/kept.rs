@@ -1,6 +1,6 @@
 //! Which commits are kept whole, and naming one where no writer is at work.
 
-use super::{Claim, ClaimError, CommitWatch, Commits, ToCommitter, claim_store};
+use super::{Claim, ClaimError, CommitWatch, Commits, CommitsEnded, ToCommitter, claim_store};
 use crate::commit::{Beginning, Committer, InForce, SealedEpoch};
 use crate::edge::SharedEdge;
 use crate::log::{newest_root, read_root};
@@ -50,15 +50,22 @@ impl CommitWatch for Nobody {
 }
 
 /// Claims a store at which no writer is at work, and names a commit, or lets a name go (`None`). The root that
-/// does it. An error: what to tell who asked.
+/// does it.
+///
+/// # Errors
+///
+/// What to tell who asked.
 pub async fn tag_alone(
     store: &SharedStore,
     edge: &SharedEdge,
     name: &str,
     epoch: Option<Epoch>,
-) -> Result<Root, String> {
+) -> Result<Root, CommitsEnded> {
     let failed = |error: StoreError| error.to_string();
-    let newest = newest_root(&**store, None).await.map_err(failed)?.ok_or("the store holds no commit yet")?;
+    let newest = newest_root(&**store, None)
+        .await
+        .map_err(failed)?
+        .ok_or_else(|| "the store holds no commit yet".to_string())?;
     with_tag(store, &newest, name, epoch).await?;
     let in_force = |root: &Root| InForce {
         program: root.program.clone(),
@@ -90,10 +97,10 @@ pub async fn tag_alone(
     }
     drop(told);
     let committer = Committer::new(claim.clone(), in_force(&claim));
-    commits.run(committer, messages).await.map_err(|error| error.to_string())?;
+    commits.run(committer, messages).await?;
     match committed.try_recv() {
         Ok(super::ToPublisher::Committed(root)) => Ok(*root),
-        _ => Err("the tag was not committed".to_string()),
+        _ => Err("the tag was not committed".to_string().into()),
     }
 }
 

@@ -7,7 +7,8 @@
 //! since when the oldest change waits; a run pauses its sources while that is too long ago.
 //!
 //! What may go is found on this thread too, between publications, so that no publication of this writer is
-//! half made while it is looked for.
+//! half made while it is looked for. Where it is not deleted, as the store is slow or refuses that, nothing more
+//! is given up: what waits to be deleted stays bounded, and the log keeps the rest.
 
 use super::ToCommitter;
 use super::collector::Collector;
@@ -83,6 +84,9 @@ impl Due {
     }
 }
 
+/// Roots that may wait for the deletion of what they gave up, before nothing more is given up.
+const SWEEPS_MAX: usize = 16;
+
 /// The publisher of a view.
 pub struct Publishing<V> {
     /// The view.
@@ -93,6 +97,8 @@ pub struct Publishing<V> {
     pub told: UnboundedReceiver<ToPublisher>,
     /// The committer.
     pub committer: UnboundedSender<ToCommitter>,
+    /// Where roots wait that gave something up which is not deleted yet.
+    pub sweeper: UnboundedSender<Root>,
     /// Worker 0.
     pub conductor: Sender<ToConductor>,
     /// Who wants to know.
@@ -162,6 +168,9 @@ impl<V: View> Publishing<V> {
             self.due.changed_since.get_or_insert(at.min(now));
         }
         self.watch.waits_since(self.due.changed_since);
+        if self.sweeper.len() >= SWEEPS_MAX {
+            return;
+        }
         match self.collector.step(&self.view, root, now) {
             // The committer is gone only when the run is being torn down.
             Ok(Some((names, log_from))) => {

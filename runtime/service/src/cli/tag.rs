@@ -10,7 +10,7 @@ use crate::Error;
 use tidemill_connectors::edge::Tokio;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::writer::requests::{Ask, Wanted};
-use tidemill_core::writer::tag_alone;
+use tidemill_core::writer::{CommitsEnded, tag_alone};
 use tidemill_types::Epoch;
 
 /// `tag`: names a commit, lets a name go, or lists all names.
@@ -37,7 +37,10 @@ pub fn tag(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     }
     let edge = edge(&reader);
     let done = tag_alone(&reader.store, &edge, &name, epoch);
-    let root = reader.runtime.block_on(done).map_err(Error::Failed)?;
+    let root = reader.runtime.block_on(done).map_err(|ended| match ended {
+        CommitsEnded::Fenced(by) => Error::Superseded(by.to_string()),
+        CommitsEnded::Failed(why) => Error::Failed(why),
+    })?;
     out.line(&match epoch {
         Some(epoch) => format!("commit {}: epoch {epoch} is kept as {name}", root.epoch),
         None => format!("commit {}: the tag {name} is gone", root.epoch),

@@ -141,14 +141,14 @@ impl Asking {
     /// The process ends. Where it ended in order, what is not answered is given back; else the next writer finds
     /// it taken up by one that is gone.
     pub(super) fn end(&self, runtime: &Handle, in_order: bool) {
-        // No look may come after.
-        self.inner().looking = None;
+        // Before the looks end: one that is cut off midway may have a request to the store under way.
         if let Some(desk) = self.desk().filter(|_| in_order) {
             let left = runtime.block_on(async { tokio::time::timeout(LEAVING_MAX, desk.leave()).await });
             if left.is_err() {
                 tracing::warn!("what was asked could not be given back: the store does not answer");
             }
         }
+        self.inner().looking = None;
     }
 }
 
@@ -290,8 +290,8 @@ mod tests {
     use super::*;
 
     fn back(to: Epoch) -> Back {
-        let request = Request { id: "1".into(), wanted: Wanted::RollBack { to }, since: 9, of: None };
-        Back { to, request, begun: false }
+        let (id, wanted) = ("1".into(), Wanted::RollBack { to });
+        Back { to, request: Request { id, wanted, since: 9, of: None, again: false }, begun: false }
     }
 
     #[test]

@@ -166,6 +166,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
     let (committer, commits) = tasks();
     let (ask, asks) = bounded::<Ask>(ASKS);
     let abort = Arc::new(AtomicBool::new(false));
+    let sweeper = spawn_sweeper(started, &abort);
     let mut threads = Vec::new();
 
     let lake = started.lake.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -192,6 +193,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         due,
         told: publications,
         committer: committer.clone(),
+        sweeper: sweeper.clone(),
         conductor: to_conductor.clone(),
         watch: started.gauges.clone(),
         edge: started.edge.clone(),
@@ -207,7 +209,7 @@ fn join_up(started: &Started, launch: Launch<'_>, leave: Arc<AtomicBool>) -> Res
         leave: leave.clone(),
     };
     threads.push(spawn("memory", &failed, move || memory.run())?);
-    spawn_committer(started, commits, &to_conductor, &publisher, &abort, &failed);
+    spawn_committer(started, commits, sweeper, &to_conductor, &publisher, &abort, &failed);
 
     let (mut slots, mut outboxes): (Vec<Slot>, Vec<_>) = (Vec::new(), Vec::new());
     let mut conductor_ends = Some((events, conductor));
@@ -281,23 +283,28 @@ impl UploadWatch for Durable {
     }
 }
 
+/// Starts what deletes; where it is told what.
+fn spawn_sweeper(started: &Started, abort: &Arc<AtomicBool>) -> UnboundedSender<Root> {
+    let (sweeper, told) = tasks();
+    let (store, edge) = (started.store.clone(), started.edge.clone());
+    // What the predecessor gave up and had no time to delete.
+    let _ = sweeper.unbounded_send(started.claim.clone());
+    started.runtime.spawn(Sweeper { store, edge, told, abort: abort.clone() }.run());
+    sweeper
+}
+
 fn spawn_committer(
     started: &Started,
     told: UnboundedReceiver<ToCommitter>,
+    sweeper: UnboundedSender<Root>,
     conductor: &Sender<ToConductor>,
     publisher: &UnboundedSender<ToPublisher>,
     abort: &Arc<AtomicBool>,
     failed: &Sender<String>,
 ) {
-    let (sweeper, given_up) = tasks();
-    let (store, edge) = (started.store.clone(), started.edge.clone());
-    // What the predecessor gave up and had no time to delete.
-    let _ = sweeper.unbounded_send(started.claim.clone());
-    let sweeping = Sweeper { store: store.clone(), edge: edge.clone(), told: given_up, abort: abort.clone() };
-    started.runtime.spawn(sweeping.run());
     let commits = Commits {
-        store,
-        edge,
+        store: started.store.clone(),
+        edge: started.edge.clone(),
         sweeper,
         conductor: conductor.clone(),
         publisher: publisher.clone(),

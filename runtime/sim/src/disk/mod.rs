@@ -25,6 +25,7 @@ mod judge;
 pub use bugs::{BUGS, Bug};
 pub use judge::Counts;
 
+use crate::plan::{Outcome, Plan};
 use crate::schedule::{Local, Process, Runner, Schedule, WORLD, actor, wait};
 use bugs::Wrong;
 use bytes::Bytes;
@@ -52,32 +53,8 @@ const FOLDERS: [&str; 4] = ["", "log/", "data/", "data/a/"];
 const PROCESSES: usize = 4;
 const MS: u64 = 1000;
 
-/// What a trial is made of.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// The same seed is the same history.
-    pub seed: u64,
-    /// Whether the trace is kept as text.
-    pub told: bool,
-    /// The bug that is in, if one is.
-    pub bug: Option<Bug>,
-}
-
-/// What a trial came to.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The first thing that was not as it must be.
-    pub broken: Option<String>,
-    /// What happened.
-    pub counts: Counts,
-    /// The digest of all that happened.
-    pub digest: String,
-    /// All that happened, if it was to be kept.
-    pub told: Vec<String>,
-}
-
 /// Runs the trial of a plan.
-pub fn run(plan: Plan) -> Outcome {
+pub fn run(plan: Plan<Bug>) -> Outcome<Counts> {
     let schedule = Schedule::seeded(plan.seed, plan.told);
     let runner = Runner::new(schedule.clone());
     let judge = Judge::new(&NAMES);

@@ -76,7 +76,7 @@ impl Ask<'_> {
         let (now, id) = (self.edge.now_us(), self.edge.uuid().to_string());
         let (wanted, since) = (self.wanted.clone(), self.newest.epoch);
         let asking = Asking {
-            request: Request { id, wanted, since, of: None },
+            request: Request { id, wanted, since, of: None, again: false },
             newest: self.newest.clone(),
             with: self,
             begun_us: now,
@@ -156,8 +156,8 @@ impl Asking<'_> {
         let now = self.now();
         if self.request.of.as_ref() != Some(&by) {
             (self.with.say)("the writer that is at work has taken it up");
-            self.was_wanted = true;
-            let of_it = Request { of: Some(by.clone()), ..self.request.clone() };
+            let again = std::mem::replace(&mut self.was_wanted, true);
+            let of_it = Request { of: Some(by.clone()), again, ..self.request.clone() };
             put(&**self.with.store, &request_name(&of_it.id), &of_it).await?;
             self.request = of_it;
         }

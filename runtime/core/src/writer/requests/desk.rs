@@ -193,6 +193,7 @@ impl Desk {
             Stage::TakenUp => match self.request(&id).await? {
                 None => return self.let_go(&id).await.map(Some),
                 Some(request) if request.of.as_ref() == Some(&self.writer) => {
+                    held.resumed |= request.again;
                     (held.request, held.stage) = (request, Stage::Wanted);
                 }
                 Some(_) if now - held.seen_us > UNWANTED_MAX_US => {

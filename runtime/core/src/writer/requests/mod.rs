@@ -91,6 +91,9 @@ pub struct Request {
     /// The writer of which it is wanted, once one has taken it up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
+    /// Whether it was wanted of an earlier writer, which may have done it before it gave it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// What came of it: what was done, or why it was not.
