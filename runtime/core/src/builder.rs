@@ -10,7 +10,7 @@ use crate::seal::Restored;
 use crate::segment::{ChangeBatch, Updates};
 use crate::source::{RejectRow, SourceRow, Word};
 use crate::view::{Portion, Stored, ViewError};
-use crate::words::{read_columns, read_word};
+use crate::words::WordReader;
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
 use hashbrown::HashMap;
 use std::any::Any;
@@ -54,9 +54,9 @@ impl<T: SourceRow> FlowInput for WordsInput<T> {
     }
 
     fn restore(&mut self, stored: &dyn Stored, portion: Portion) -> Result<(), ViewError> {
-        let (table, handle) = (&self.state_table, &mut self.handle);
-        stored.for_each_row(table, Some(&read_columns::<T>()), portion, &mut |values| {
-            handle.send(read_word::<T>(&values).map_err(|e| ViewError(format!("{table}: {e}")))?);
+        let (table, handle, mut reader) = (&self.state_table, &mut self.handle, WordReader::<T>::default());
+        stored.for_each_row(table, Some(&reader.columns()), portion, &mut |values| {
+            handle.send(reader.read(values).map_err(|e| ViewError(format!("{table}: {e}")))?);
             Ok(())
         })
     }

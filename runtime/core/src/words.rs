@@ -8,6 +8,7 @@
 
 use crate::source::{SourceRow, Word};
 use serde::{Deserialize, Serialize};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use tidemill_types::{Cell, Digest, Kind, Partition, Row, RowError, TableSchema, Text, Value, ValueReader};
 
@@ -108,50 +109,82 @@ fn row_cells<'a, T: SourceRow>(row: &'a T, current: bool, out: &mut dyn FnMut(Ce
     out(if current { Cell::Null } else { Cell::Text(body) });
 }
 
-/// The columns of a state table that [`read_word`] reads: all but the body, which is the last.
-pub fn read_columns<T: SourceRow>() -> Vec<usize> {
-    (0..state_schema::<T>("state").columns.len() - 1).collect()
+/// Reads the words that stored rows of a state table stand for.
+pub struct WordReader<T> {
+    /// Whether each of the source table's columns after the identity is the body.
+    texts: Vec<bool>,
+    facts: usize,
+    /// The values of a row's columns and facts; kept for its memory.
+    row: Vec<Value>,
+    /// The last word's: words of a partition stand together, and share its name.
+    partition: Option<Partition>,
+    reads: PhantomData<T>,
 }
 
-/// The word that a stored row of a state table stands for, from its [`read_columns`].
-pub fn read_word<T: SourceRow>(values: &[Value]) -> Result<(Digest, Word<T>), RowError> {
-    let mut reader = ValueReader::new(values);
-    let identity: Arc<str> = reader.str()?.into();
-    let partition = Partition::parse(reader.str()?);
-    let offset = reader.long()? as u64;
-    let timestamp = reader.micros_opt()?;
-    let deleted = reader.bool()?;
-    reader.bool()?;
-    let digest = reader.bytes_opt()?;
-    let len = reader.long_opt()?;
-    let value = match (deleted, digest, len) {
-        (false, Some(digest), Some(len)) => {
-            let digest = digest.try_into().map(Digest::from_bytes);
-            let digest = digest.map_err(|_| RowError {
-                column: 6,
-                found: "another length".into(),
-                expected: "16 bytes",
-            })?;
-            let body = Text { digest, len: len as u32, origin: None };
-            Some(Arc::new(T::read(&mut ValueReader::new(&row_values::<T>(&identity, body, values)))?))
-        }
-        _ => None,
-    };
-    let key = crate::source::identity_digest(&identity);
-    Ok((key, Word { timestamp, partition, offset, identity, value }))
+impl<T: SourceRow> Default for WordReader<T> {
+    fn default() -> Self {
+        let texts = T::columns()[1..].iter().map(|(_, kind)| *kind == Kind::Text).collect();
+        Self { texts, facts: T::facts().len(), row: Vec::new(), partition: None, reads: PhantomData }
+    }
 }
 
-/// The values of `T::columns` and `T::facts`, from those of a state row.
-fn row_values<T: SourceRow>(identity: &str, body: Text, values: &[Value]) -> Vec<Value> {
-    let mut rest = values[8..].iter().cloned();
-    let columns = T::columns();
-    let mut out = vec![Value::Str(identity.to_string())];
-    for (_, kind) in &columns[1..] {
-        match kind {
-            Kind::Text => out.push(Value::Text(body)),
-            _ => out.push(rest.next().unwrap_or(Value::Null)),
+impl<T: SourceRow> WordReader<T> {
+    /// The columns of the state table that are read: all but the body, which is the last.
+    pub fn columns(&self) -> Vec<usize> {
+        (0..state_schema::<T>("state").columns.len() - 1).collect()
+    }
+
+    /// The word of a row's [`columns`](Self::columns).
+    ///
+    /// # Errors
+    ///
+    /// When they are not those of such a row.
+    pub fn read(&mut self, mut values: Vec<Value>) -> Result<(Digest, Word<T>), RowError> {
+        let mut reader = ValueReader::new(&values);
+        let identity: Arc<str> = reader.str()?.into();
+        let partition = self.partition(reader.str()?);
+        let offset = reader.long()? as u64;
+        let timestamp = reader.micros_opt()?;
+        let deleted = reader.bool()?;
+        reader.bool()?;
+        let digest = reader.bytes_opt()?;
+        let len = reader.long_opt()?;
+        let value = match (deleted, digest, len) {
+            (false, Some(digest), Some(len)) => {
+                let digest = digest.try_into().map(Digest::from_bytes);
+                let digest = digest.map_err(|_| RowError {
+                    column: 6,
+                    found: "another length".into(),
+                    expected: "16 bytes",
+                })?;
+                self.lay_out(&mut values, Text { digest, len: len as u32, origin: None });
+                Some(Arc::new(T::read(&mut ValueReader::new(&self.row))?))
+            }
+            _ => None,
+        };
+        let key = crate::source::identity_digest(&identity);
+        Ok((key, Word { timestamp, partition, offset, identity, value }))
+    }
+
+    fn partition(&mut self, text: &str) -> Partition {
+        match &self.partition {
+            Some(last) if last.text() == text => last.clone(),
+            _ => self.partition.insert(Partition::parse(text)).clone(),
         }
     }
-    out.extend(rest.take(T::facts().len()));
-    out
+
+    /// Moves the values of `T::columns` and `T::facts` out of those of a state row, with the body in its place.
+    fn lay_out(&mut self, values: &mut Vec<Value>, body: Text) {
+        let mut rest = values.drain(8..);
+        self.row.clear();
+        // The identity's place, which is known only once the others are moved.
+        self.row.push(Value::Null);
+        for is_text in &self.texts {
+            let value = if *is_text { Some(Value::Text(body)) } else { rest.next() };
+            self.row.push(value.unwrap_or(Value::Null));
+        }
+        self.row.extend(rest.by_ref().take(self.facts));
+        drop(rest);
+        self.row[0] = values.swap_remove(0);
+    }
 }

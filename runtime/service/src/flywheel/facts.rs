@@ -199,31 +199,33 @@ impl SampleFacts {
 
 /// The columns that facts are stored in; all of them null where a subject has no sample.
 pub fn columns() -> Vec<(&'static str, Kind)> {
-    vec![
-        ("conversation_digest?", Kind::Binary),
-        ("tools_digest?", Kind::Binary),
-        ("prompt_digest?", Kind::Binary),
-        ("completion_digest?", Kind::Binary),
-        ("user_digest?", Kind::Binary),
-        ("user_len?", Kind::Long),
-        ("answer_digest?", Kind::Binary),
-        ("answer_len?", Kind::Long),
-        ("tokens?", Kind::Long),
-        ("prompt_messages?", Kind::Long),
-        ("messages_kept?", Kind::Long),
-        ("assistant_turns?", Kind::Long),
-        ("prompt_turns?", Kind::Long),
-        ("messages_len?", Kind::Long),
-        ("tools_len?", Kind::Long),
-        ("opening_bucket?", Kind::Int),
-        ("text_only?", Kind::Boolean),
-    ]
+    COLUMNS.to_vec()
 }
+
+const COLUMNS: [(&str, Kind); 17] = [
+    ("conversation_digest?", Kind::Binary),
+    ("tools_digest?", Kind::Binary),
+    ("prompt_digest?", Kind::Binary),
+    ("completion_digest?", Kind::Binary),
+    ("user_digest?", Kind::Binary),
+    ("user_len?", Kind::Long),
+    ("answer_digest?", Kind::Binary),
+    ("answer_len?", Kind::Long),
+    ("tokens?", Kind::Long),
+    ("prompt_messages?", Kind::Long),
+    ("messages_kept?", Kind::Long),
+    ("assistant_turns?", Kind::Long),
+    ("prompt_turns?", Kind::Long),
+    ("messages_len?", Kind::Long),
+    ("tools_len?", Kind::Long),
+    ("opening_bucket?", Kind::Int),
+    ("text_only?", Kind::Boolean),
+];
 
 /// One cell for each of [`columns`].
 pub fn cells<'a>(facts: Option<&'a SampleFacts>, out: &mut dyn FnMut(Cell<'a>)) {
     let Some(facts) = facts else {
-        return columns().iter().for_each(|_| out(Cell::Null));
+        return COLUMNS.iter().for_each(|_| out(Cell::Null));
     };
     let optional = |bytes: Option<&'a [u8]>| bytes.map_or(Cell::Null, Cell::Bytes);
     let long = |number: u32| Cell::Long(i64::from(number));
@@ -249,7 +251,7 @@ pub fn cells<'a>(facts: Option<&'a SampleFacts>, out: &mut dyn FnMut(Cell<'a>)) 
 /// The facts whose cells these are.
 pub fn read(values: &mut ValueReader<'_>) -> Result<Option<SampleFacts>, RowError> {
     let Some(conversation) = values.bytes_opt()? else {
-        for _ in 1..columns().len() {
+        for _ in 1..COLUMNS.len() {
             values.bytes_opt()?;
         }
         return Ok(None);
