@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
@@ -66,6 +66,13 @@ impl Hung {
         let mut pipe = OpenOptions::new().write(true).open(&self.segment).expect("a reader");
         fs::rename(&self.aside, &self.segment).expect("moving a segment");
         pipe.write_all(&bytes).expect("a reader");
+    }
+
+    /// It is as it was for whoever comes later; who waits for its bytes can be given others.
+    fn mend_but_for_who_waits(self) -> File {
+        let pipe = OpenOptions::new().write(true).open(&self.segment).expect("a reader");
+        self.mend();
+        pipe
     }
 
     /// It is as it was, and nobody waits.
@@ -250,6 +257,26 @@ fn a_tag_beside_a_run_that_takes_long_to_start_waits_for_it() {
     assert!(running.is_running(), "{}", running.said());
     assert!(mill.objects("requests").is_empty());
     running.stop();
+    succeeded(&mill.read(&["verify", "--recompute"]));
+}
+
+/// It said what it could not read, and whatever watched over it would have started it again.
+#[test]
+fn a_run_that_is_superseded_while_it_starts_says_so_and_exits_with_3() {
+    let (mill, _) = unpublished(78);
+    let (hung, before) = (Hung::start_of(&mill), mill.newest().expect("a root"));
+    let first = mill.tail(2);
+    let claim = claimed_after(&mill, &before);
+    let mut pipe = hung.mend_but_for_who_waits();
+    let mut second = mill.tail(1);
+    claimed_after(&mill, &claim);
+    pipe.write_all(b"something else").expect("a reader");
+    drop(pipe);
+    let (code, said) = first.ended();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("another writer has taken over the store"), "{said}");
+    assert!(second.is_running(), "{}", second.said());
+    second.stop();
     succeeded(&mill.read(&["verify", "--recompute"]));
 }
 

@@ -347,153 +347,19 @@ async fn left<V: View>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{Clock, Nothing, Objects, roots};
     use super::*;
-    use crate::commit::{Beginning, InForce, claim};
-    use crate::edge::Edge;
-    use crate::store::{Created, ObjectInfo, Store};
-    use crate::view::Cost;
-    use bytes::Bytes;
-    use futures::future::BoxFuture;
-    use std::ops::Range;
-    use std::pin::Pin;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use tidemill_types::{ProgramId, Published};
-    use uuid::Uuid;
-
-    /// Time stands still, and whoever waits gets on at once.
-    struct Still;
-
-    impl Edge for Still {
-        fn now_us(&self) -> u64 {
-            0
-        }
-
-        fn now_ms(&self) -> i64 {
-            0
-        }
-
-        fn now_text(&self) -> String {
-            "1970-01-01T00:00:00Z".to_string()
-        }
-
-        fn uuid(&self) -> Uuid {
-            Uuid::nil()
-        }
-
-        fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
-            Box::pin(async {})
-        }
-
-        fn spawn(&self, _: BoxFuture<'static, ()>) {}
-
-        fn compute(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-            Box::pin(async move { work() })
-        }
-
-        fn wait(&self, future: Pin<&mut dyn Future<Output = ()>>) {
-            futures::executor::block_on(future);
-        }
-    }
-
-    /// Objects that are only read, or, for a time, cannot be.
-    #[derive(Debug)]
-    struct Objects(BTreeMap<String, Bytes>, Arc<AtomicBool>);
-
-    #[async_trait::async_trait]
-    impl Store for Objects {
-        fn location(&self) -> &str {
-            "memory://x"
-        }
-
-        fn is_local(&self) -> bool {
-            true
-        }
-
-        async fn put(&self, name: &str, _: Bytes) -> Result<(), StoreError> {
-            Err(StoreError::Failed(name.to_string()))
-        }
-
-        async fn create(&self, name: &str, _: Bytes) -> Result<Created, StoreError> {
-            Err(StoreError::Failed(name.to_string()))
-        }
-
-        async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
-            if self.1.load(Ordering::Relaxed) {
-                return Err(StoreError::Failed("no answer".to_string()));
-            }
-            let missing =
-                || StoreError::NotFound { name: name.to_string(), location: self.location().to_string() };
-            self.0.get(name).cloned().ok_or_else(missing)
-        }
-
-        async fn get_range(&self, name: &str, _: Range<u64>) -> Result<Bytes, StoreError> {
-            self.get(name).await
-        }
-
-        async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        async fn delete(&self, name: &str) -> Result<(), StoreError> {
-            Err(StoreError::Failed(name.to_string()))
-        }
-    }
-
-    /// A view that has published nothing.
-    struct Nothing;
-
-    impl View for Nothing {
-        fn committed(&mut self, _: &Root) {}
-
-        fn unpublished(&self) -> Option<Epoch> {
-            None
-        }
-
-        fn publish(&mut self) -> Result<Option<Published>, ViewFailure> {
-            Ok(None)
-        }
-
-        fn named(&mut self, _: Epoch) {}
-
-        fn cost(&self) -> Cost {
-            Cost::default()
-        }
-
-        fn objects(&self, _: &Published) -> Result<BTreeSet<String>, ViewFailure> {
-            Ok(BTreeSet::new())
-        }
-
-        fn garbage(&self, _: &Published, _: &Published) -> Result<Vec<String>, ViewFailure> {
-            Ok(Vec::new())
-        }
-
-        fn folder(&self) -> &str {
-            "tables/"
-        }
-
-        fn made_for(&self, _: &str) -> Option<(Epoch, u64)> {
-            None
-        }
-
-        fn expire(&mut self, _: Epoch) {}
-    }
+    use std::sync::atomic::Ordering;
 
     /// It was taken out of the tags, so that the next commit gave up what it kept.
     #[test]
     fn a_tag_that_is_asked_for_again_while_the_store_does_not_answer_stays() {
-        let edge: SharedEdge = Arc::new(Still);
-        let program = ProgramId { name: "p".into(), version: "1".into(), settings: serde_json::json!({}) };
-        let start = InForce { program, models: vec![], beginning: Beginning::default(), roll_back: None };
-        let mut roots = vec![claim(None, "memory://x", &start, edge.stamp())];
-        for number in 0..2 {
-            roots.push(claim(roots.get(number), "memory://x", &start, edge.stamp()));
-        }
-        let body = |root: &Root| (root_name(root.epoch), Bytes::from(root.to_bytes().unwrap()));
-        let silent = Arc::new(AtomicBool::new(false));
-        let store = Arc::new(Objects(roots.iter().map(body).collect(), silent.clone()));
+        let roots = roots(3);
+        let store = Arc::new(Objects::of(&roots));
+        let silent = store.silent.clone();
         let retention = Retention { time: Duration::from_secs(60), commits: 1 };
-        let mut collector = Collector::new(store, edge, retention, &roots[2], None);
+        let mut collector = Collector::new(store, Arc::<Clock>::default(), retention, &roots[2], None);
         let mut tag = |name: &str, epoch| collector.tag(&Nothing, name.to_string(), Some(epoch));
         tag("a", 1).unwrap();
         silent.store(true, Ordering::Relaxed);

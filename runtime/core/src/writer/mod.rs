@@ -21,6 +21,8 @@ mod publishing;
 pub mod requests;
 mod subtract;
 mod sweeper;
+#[cfg(test)]
+mod testing;
 mod uploads;
 
 pub use claim::{Claim, ClaimError, Claimed, claim_store};

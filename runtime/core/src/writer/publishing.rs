@@ -249,7 +249,16 @@ async fn next_within<T>(from: &mut UnboundedReceiver<T>, time: impl Future<Outpu
 
 #[cfg(test)]
 mod tests {
+    use super::super::Retention;
+    use super::super::testing::{Clock, Nothing, Objects, roots};
     use super::*;
+    use futures::channel::mpsc::unbounded;
+    use std::sync::atomic::Ordering;
+
+    /// Nobody.
+    struct Unwatched;
+
+    impl PublicationWatch for Unwatched {}
 
     fn due() -> Due {
         Due { interval: 2000, changed_since: None, newest_named: 10_000, awaiting: None, finishing: false }
@@ -271,5 +280,42 @@ mod tests {
     #[test]
     fn an_end_does_not_wait_for_the_interval() {
         assert!(Due { changed_since: Some(1), finishing: true, ..due() }.now(10_001));
+    }
+
+    #[test]
+    fn where_nothing_is_deleted_nothing_more_is_given_up() {
+        let (roots, clock) = (roots(60), Arc::new(Clock::default()));
+        let (retention, store) =
+            (Retention { time: Duration::ZERO, commits: 1 }, Arc::new(Objects::of(&roots)));
+        let (committer, mut commits) = unbounded();
+        let (sweeper, mut given_up) = unbounded();
+        let mut publishing = Publishing {
+            view: Nothing,
+            due: due(),
+            told: unbounded().1,
+            committer,
+            sweeper: sweeper.clone(),
+            conductor: crossbeam_channel::unbounded().0,
+            watch: Arc::new(Unwatched),
+            edge: clock.clone(),
+            collector: Collector::new(store, clock.clone(), retention, &roots[0], None),
+            failures: 0,
+        };
+        let mut dropped = |root: &Root| {
+            clock.0.fetch_add(2000, Ordering::Relaxed);
+            publishing.committed(root);
+            let told = std::iter::from_fn(|| commits.try_recv().ok());
+            told.filter(|message| matches!(message, ToCommitter::Dropped(..))).count()
+        };
+        let mut all = 0;
+        for root in &roots[1..50] {
+            let more = dropped(root);
+            all += more;
+            // As the commits do.
+            (0..more).for_each(|_| sweeper.unbounded_send(root.clone()).unwrap());
+        }
+        assert_eq!(all, SWEEPS_MAX);
+        while given_up.try_recv().is_ok() {}
+        assert_eq!(dropped(&roots[50]), 1, "it goes on once they are deleted");
     }
 }

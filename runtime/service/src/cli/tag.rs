@@ -38,7 +38,9 @@ pub fn tag(call: &Call<'_>, out: &mut Out<'_>) -> Result<(), Error> {
     let edge = edge(&reader);
     let done = tag_alone(&reader.store, &edge, &name, epoch);
     let root = reader.runtime.block_on(done).map_err(|ended| match ended {
-        CommitsEnded::Fenced(by) => Error::Superseded(by.to_string()),
+        CommitsEnded::Fenced(by) => {
+            Error::Superseded(format!("{by}. `tag` shows whether it was done all the same"))
+        }
         CommitsEnded::Failed(why) => Error::Failed(why),
     })?;
     out.line(&match epoch {

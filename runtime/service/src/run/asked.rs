@@ -118,6 +118,10 @@ impl Asking {
             let mut inner = self.inner();
             (inner.doing.take(), inner.wanted.clone())
         };
+        // Whoever has the store now has the request, too.
+        if let Err(Error::Superseded(_)) = ended {
+            return After::Nothing;
+        }
         let begun = doing.as_ref().is_some_and(|back| back.begun);
         if let Some(back) = &doing {
             match (ended, went.filter(|_| begun)) {
@@ -314,5 +318,9 @@ mod tests {
         asking.run_starts();
         asking.run_begins();
         assert_eq!(after(&asking, &broken, false), After::Nothing, "it had begun");
+        asking.inner().wanted = Some(back(5));
+        asking.run_starts();
+        let superseded = Err(Error::Superseded("another writer has the store".into()));
+        assert_eq!(after(&asking, &superseded, false), After::Nothing, "another writer has the store");
     }
 }

@@ -269,19 +269,17 @@ fn run_wired(
     })?;
     // Told to stop while a source was waited for.
     let Some(started) = claimed else { return Ok(RunSummary::default()) };
+    let goes_on = matches!(options.until, Until::Signalled | Until::WentBack);
     let ends = reader::Ends::default();
-    let drain = !matches!(options.until, Until::Signalled | Until::WentBack);
-    let edge = edge::launch(
-        &started,
-        edge::Launch {
-            settings,
-            sources: &*sources,
-            inference,
-            bodies: bodies.clone(),
-            ends: ends.clone(),
-            drain,
-        },
-    )?;
+    let launch = edge::Launch {
+        settings,
+        sources: &*sources,
+        inference,
+        bodies: bodies.clone(),
+        ends: ends.clone(),
+        drain: !goes_on,
+    };
+    let edge = edge::launch(&started, launch).map_err(|error| started.or_superseded(error))?;
     asking.run_begins();
     let sink = sink.map(|plan| sinking::spawn(&started, settings, bodies.clone(), plan));
     let sink = sink.transpose().inspect_err(|_| edge.abort())?;

@@ -201,6 +201,13 @@ pub(super) fn claim(claiming: Claiming<'_>) -> Result<Option<Started>, Error> {
     }
     let edge = Tokio::shared(claiming.runtime.clone());
     let claimed = claiming.claim(&edge)?;
+    let (runtime, store, ours) = (claiming.runtime.clone(), claiming.store.clone(), claimed.claim.generation);
+    go_on(claiming, edge, claimed).map_err(|error| or_superseded(error, &runtime, &store, ours))
+}
+
+/// Goes on from a claim that stands.
+fn go_on(claiming: Claiming<'_>, edge: SharedEdge, claimed: Claimed) -> Result<Option<Started>, Error> {
+    let (sources, stop) = (claiming.sources, claiming.stop);
     claiming.asking.begin(&claiming.store, &edge, &claiming.runtime);
     let claim = &claimed.claim;
     // What the writer before gave up until then is being deleted.
@@ -305,14 +312,27 @@ impl Claiming<'_> {
 impl Started {
     /// Whether another writer has taken the store over, in words; `None` if none is known to have.
     pub(super) fn fenced(&self) -> Option<String> {
-        let ours = self.claim.generation;
-        let newest = self.runtime.block_on(async {
-            let look = newest_root(&*self.store, None);
-            tokio::time::timeout(std::time::Duration::from_secs(5), look).await.ok()?.ok()?
-        })?;
-        let fenced = Fenced { epoch: newest.epoch, theirs: newest.generation, ours };
-        (newest.generation > ours).then(|| fenced.to_string())
+        fenced(&self.runtime, &self.store, self.claim.generation)
     }
+
+    /// Why the run failed: that another writer has the store, if one has, or the error.
+    pub(super) fn or_superseded(&self, error: Error) -> Error {
+        or_superseded(error, &self.runtime, &self.store, self.claim.generation)
+    }
+}
+
+fn fenced(runtime: &Handle, store: &SharedStore, ours: u64) -> Option<String> {
+    let newest = runtime.block_on(async {
+        let look = newest_root(&**store, None);
+        tokio::time::timeout(std::time::Duration::from_secs(5), look).await.ok()?.ok()?
+    })?;
+    let fenced = Fenced { epoch: newest.epoch, theirs: newest.generation, ours };
+    (newest.generation > ours).then(|| fenced.to_string())
+}
+
+/// What a successor has deleted is missing for that reason and no other.
+fn or_superseded(error: Error, runtime: &Handle, store: &SharedStore, ours: u64) -> Error {
+    fenced(runtime, store, ours).map_or(error, Error::Superseded)
 }
 
 fn rows(stored: &Snapshot, schemas: &[TableSchema]) -> Result<BTreeMap<String, i64>, Error> {

@@ -62,8 +62,8 @@ struct Asking<'a> {
     heard: Option<(String, u64)>,
     heard_us: u64,
     said_us: u64,
-    /// Whether any writer was told to do it.
-    was_wanted: bool,
+    /// The last writer that was told to do it, or may have been.
+    told: Option<String>,
 }
 
 impl Ask<'_> {
@@ -85,7 +85,7 @@ impl Ask<'_> {
             heard: None,
             heard_us: now,
             said_us: now,
-            was_wanted: false,
+            told: None,
         };
         asking.run().await
     }
@@ -156,8 +156,9 @@ impl Asking<'_> {
         let now = self.now();
         if self.request.of.as_ref() != Some(&by) {
             (self.with.say)("the writer that is at work has taken it up");
-            let again = std::mem::replace(&mut self.was_wanted, true);
-            let of_it = Request { of: Some(by.clone()), again, ..self.request.clone() };
+            self.request.again |= self.told.as_ref().is_some_and(|told| *told != by);
+            self.told = Some(by.clone());
+            let of_it = Request { of: Some(by.clone()), ..self.request.clone() };
             put(&**self.with.store, &request_name(&of_it.id), &of_it).await?;
             self.request = of_it;
         }
@@ -230,7 +231,7 @@ impl Asking<'_> {
         if self.look().await? || thrown {
             return self.is_at_work().await;
         }
-        if self.was_wanted
+        if self.told.is_some()
             && let Some(answer) = fulfilled(&**self.with.store, &self.newest, &self.request).await?
         {
             return Ok(Some(Some(answer)));

@@ -7,8 +7,10 @@ use crate::flywheel::{
     settings::FlywheelSettings,
 };
 use serde_json::{Value, json};
-use tidemill_core::source::{Decode, Decoded, RawRecord, RawValue, SourceRow};
-use tidemill_types::{Digest, Origin, Partition, Text, ValueReader};
+use std::sync::Arc;
+use tidemill_core::source::{Decode, Decoded, RawRecord, RawValue, SourceRow, Word, identity_digest};
+use tidemill_core::words::{StateRow, WordReader};
+use tidemill_types::{Digest, Origin, Partition, Row, Text, ValueReader};
 
 const TRAJECTORY: &str = r#"{"id":"t1","task_id":"k","messages":[{"role":"assistant","content":"hi"}]}"#;
 const CALL: &str = r#"{"request_id":"c1","prompt":[{"content":"q"}],"response":"a"}"#;
@@ -359,6 +361,37 @@ fn round_trip<R: SourceRow>(row: &R) {
         broken[place] = tidemill_types::Value::Floats(vec![]);
         assert!(R::read(&mut ValueReader::new(&broken)).is_err(), "column {place}");
     }
+}
+
+/// Writes words of a row, of one without facts and of a deletion as rows of a state table, and reads them back.
+fn words_round_trip<R: SourceRow>(rows: Vec<R>) {
+    let mut reader = WordReader::<R>::default();
+    let values = rows.into_iter().map(|row| Some(Arc::new(row))).chain([None]);
+    for (offset, value) in (0..).zip(values) {
+        let identity: Arc<str> = value.as_ref().map_or("gone", |row| row.identity()).into();
+        for partition in [Partition::number(0), Partition::in_life(0, 2), Partition::Name("a.jsonl".into())] {
+            for (current, timestamp) in [(true, None), (false, Some(-5))] {
+                let (identity, value) = (identity.clone(), value.clone());
+                let word = Word { timestamp, partition: partition.clone(), offset, identity, value };
+                let row = StateRow { word: Arc::new(word), current };
+                let mut cells = Vec::new();
+                row.cells(&mut |cell| cells.push(cell.to_value()));
+                let values = reader.columns().into_iter().map(|place| cells[place].clone()).collect();
+                let (key, word) = reader.read(values).expect("what was written");
+                assert_eq!(key, identity_digest(&row.word.identity));
+                assert_eq!(word, *row.word);
+            }
+        }
+    }
+    assert!(reader.read(Vec::new()).is_err());
+}
+
+#[test]
+fn words_are_restored_exactly() {
+    let without = r#"{"id":"u","task_id":"k","messages":[]}"#;
+    words_round_trip::<TrajectoryRow>(vec![row(TRAJECTORY), row(without), row(TRAJECTORY)]);
+    words_round_trip::<CallRow>(vec![row(CALL), row(&with(CALL, json!({"model": "m", "status": 200})))]);
+    words_round_trip::<ScoreRow>(vec![row(SCORE), row(&with(SCORE, json!({"score": 0.5})))]);
 }
 
 #[test]
