@@ -264,57 +264,88 @@ fn a_file_that_belongs_to_no_stream_is_named_once_without_colours() {
     assert!(err.contains("its name matches no stream") && !err.contains('\u{1b}'), "{err:?}");
 }
 
-/// Servers repeat key, token and what was signed when they refuse a signature.
-#[test]
-fn credentials_are_neither_shown_nor_stored() {
+/// The address of a server that answers its requests in turn so, and the last answer again and again.
+fn server(answers: &'static [(&'static str, &'static str)]) -> String {
     use std::io::{BufRead, BufReader, Write};
-    let secrets = ["hush-key-id", "hush-secret-key", "hush-token"];
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
+        for (number, stream) in listener.incoming().flatten().enumerate() {
             let mut asked = BufReader::new(&stream);
             let mut line = String::new();
             while asked.read_line(&mut line).is_ok_and(|read| read > 2) {
                 line.clear();
             }
-            let body = format!("<Error><Code>SignatureDoesNotMatch</Code>{}</Error>", secrets.join(" "));
-            let head = format!(
-                "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                body.len()
-            );
+            let (status, body) = answers[number.min(answers.len() - 1)];
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             let _ = (&stream).write_all(format!("{head}{body}").as_bytes());
         }
     });
+    address
+}
+
+const REFUSED: (&str, &str) = (
+    "403 Forbidden",
+    "<Error><Code>SignatureDoesNotMatch</Code>hush-key-id hush-secret-key hush-token</Error>",
+);
+
+/// What a failed command says beside such a server, with credentials from the environment.
+fn said_beside(address: &str, arguments: &[&str]) -> String {
+    let mut command = mill(arguments);
+    for (name, value) in [
+        ("AWS_ACCESS_KEY_ID", "hush-key-id"),
+        ("AWS_SECRET_ACCESS_KEY", "hush-secret-key"),
+        ("AWS_SESSION_TOKEN", "hush-token"),
+        ("AWS_ENDPOINT_URL", address),
+        ("AWS_ALLOW_HTTP", "true"),
+    ] {
+        command.env(name, value);
+    }
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let said = String::from_utf8([stdout, stderr].concat()).unwrap();
+    assert!(!status.success() && said.contains("SignatureDoesNotMatch"), "{said}");
+    for secret in ["hush-key-id", "hush-secret-key", "hush-token"] {
+        assert!(!said.contains(secret), "{secret} is shown: {said}");
+    }
+    said
+}
+
+/// Servers repeat key, token and what was signed when they refuse a signature.
+#[test]
+fn credentials_are_not_shown() {
+    let address = server(&[REFUSED]);
     let input = tempfile::tempdir().unwrap();
     let input = input.path().display().to_string();
-    for arguments in [
-        vec!["tables", "--store", "s3://bucket/mill"],
-        vec![
+    said_beside(&address, &["tables", "--store", "s3://bucket/mill"]);
+    let run =
+        ["run", "--store", "s3://bucket/mill", "--input", &input, "--until-drained", "--http-listen", "off"];
+    for level in ["warn", "debug", "trace"] {
+        said_beside(&address, &[&run[..], &["--log-level", level]].concat());
+    }
+    let (code, _, err) = ended(&["tables", "--store", "s3://key:hush@bucket/mill"]);
+    assert!(code == Some(1) && err.contains("AWS_*") && !err.contains("hush"), "{err}");
+}
+
+/// They were told at `info` alone, so that a store which lost every second request looked only slow.
+#[test]
+fn what_a_store_is_asked_again_is_told() {
+    let input = tempfile::tempdir().unwrap();
+    let input = input.path().display().to_string();
+    for (level, told) in [("error", 0), ("warn", 2), ("info", 2)] {
+        let busy = ("503 Slow Down", "<Error><Code>SlowDown</Code></Error>");
+        let address = server(Box::leak(Box::new([busy, busy, REFUSED])));
+        let run = [
             "run",
             "--store",
             "s3://bucket/mill",
             "--input",
             &input,
             "--until-drained",
-            "--http-listen",
-            "off",
-        ],
-    ] {
-        let mut command = mill(&arguments);
-        for (name, value) in
-            ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].into_iter().zip(secrets)
-        {
-            command.env(name, value);
-        }
-        command.env("AWS_ENDPOINT_URL", &address).env("AWS_ALLOW_HTTP", "true").env("RUST_LOG", "debug");
-        let Output { status, stdout, stderr } = command.output().unwrap();
-        let said = String::from_utf8([stdout, stderr].concat()).unwrap();
-        assert!(!status.success() && said.contains("SignatureDoesNotMatch"), "{said}");
-        for secret in secrets {
-            assert!(!said.contains(secret), "{secret} is shown: {said}");
-        }
+            "--log-level",
+            level,
+        ];
+        let said = said_beside(&address, &[&run[..], &["--http-listen", "off"]].concat());
+        assert_eq!(said.matches(" of 10").count(), told, "{level}: {said}");
     }
-    let (code, _, err) = ended(&["tables", "--store", "s3://key:hush@bucket/mill"]);
-    assert!(code == Some(1) && err.contains("AWS_*") && !err.contains("hush"), "{err}");
 }

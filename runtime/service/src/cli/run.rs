@@ -12,6 +12,9 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::program::Program;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 
 /// A display that a run's threads may feed, and the last moment that it showed.
 pub struct Shown {
@@ -51,18 +54,27 @@ impl Shown {
 /// Whether the log is lines of JSON. What else is said on standard error then goes the same way.
 static LOG_IS_JSON: AtomicBool = AtomicBool::new(false);
 
+/// Under what the client of an object store says, as information, that it tries a request again.
+const RETRIES: &str = "object_store::client::retry";
+
+/// What is logged at a level. That a store refuses requests or loses them is worth a line by itself.
+fn logged(level: Level) -> Targets {
+    let retries = if level == Level::ERROR { level } else { level.max(Level::INFO) };
+    Targets::new().with_default(level).with_target(RETRIES, retries)
+}
+
 /// Logs on standard error from here on: lines for people, or one JSON object a line.
 pub fn start_log(log: &LogSettings) {
-    let level = log.level.parse().unwrap_or(tracing::Level::WARN);
-    let text = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let logged = logged(log.level.parse().unwrap_or(Level::WARN));
+    let text = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(std::io::stderr);
     // A second subscriber is refused; the first stays, and nothing is lost.
     if log.format == "json" {
         LOG_IS_JSON.store(true, Ordering::Release);
         let json = text.json().with_current_span(false).with_span_list(false);
-        let _ = tracing::subscriber::set_global_default(json.finish());
+        let _ = tracing::subscriber::set_global_default(json.finish().with(logged));
     } else {
         let text = text.with_ansi(std::io::stderr().is_terminal());
-        let _ = tracing::subscriber::set_global_default(text.finish());
+        let _ = tracing::subscriber::set_global_default(text.finish().with(logged));
     }
 }
 
