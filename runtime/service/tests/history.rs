@@ -260,6 +260,19 @@ fn a_tag_beside_a_run_that_takes_long_to_start_waits_for_it() {
     succeeded(&mill.read(&["verify", "--recompute"]));
 }
 
+#[test]
+fn a_commit_puts_one_object_more_than_there_are_workers() {
+    let (mill, _) = unpublished(80);
+    let stats = succeeded(&mill.read(&["log", "--stats", "--format", "json"]));
+    let roots = stats.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let puts: Vec<u64> = roots.filter_map(|root| root["asked"]["puts"].as_u64()).collect();
+    // Two workers. The next epoch's segments may be there already, and now and then the hint is put.
+    let (all, most) = (puts.iter().sum::<u64>(), 3 * puts.len() as u64 + 2 + 1 + puts.len() as u64 / 64);
+    assert!(puts.len() > 3 && (1..=most).contains(&all), "{puts:?}");
+    let told = succeeded(&mill.read(&["log", "--stats"]));
+    assert!(told.contains("a commit: ") && told.contains("$ a day"), "{told}");
+}
+
 /// It said what it could not read, and whatever watched over it would have started it again.
 #[test]
 fn a_run_that_is_superseded_while_it_starts_says_so_and_exits_with_3() {
