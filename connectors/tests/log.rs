@@ -1,9 +1,11 @@
 //! Finding and reading roots, over a store in memory.
 
 use bytes::Bytes;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tidemill_connectors::store::ObjectStore;
 use tidemill_core::log::{HINT, Seen, log_range, log_start, newest_root, read_hint, roots, write_hint};
-use tidemill_core::store::{Store, StoreError};
+use tidemill_core::store::{Created, ObjectInfo, Store, StoreError};
 use tidemill_types::{Epoch, FORMAT, ProgramId, Root, root_name};
 
 fn root(epoch: Epoch) -> Root {
@@ -110,6 +112,69 @@ async fn roots_that_somebody_removed_are_missed() {
         store.put(HINT, Bytes::from_static(hint.as_bytes())).await.unwrap();
         assert_eq!(newest(&store, None).await, Some(14));
     }
+}
+
+/// A store whose lists show a root that is not there, the last `lies` times.
+#[derive(Debug)]
+struct Listing {
+    store: ObjectStore,
+    shows: Epoch,
+    lies: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Store for Listing {
+    fn location(&self) -> &str {
+        "memory://listing"
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    async fn put(&self, name: &str, body: Bytes) -> Result<(), StoreError> {
+        self.store.put(name, body).await
+    }
+
+    async fn create(&self, name: &str, body: Bytes) -> Result<Created, StoreError> {
+        self.store.create(name, body).await
+    }
+
+    async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        self.store.get(name).await
+    }
+
+    async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.store.get_range(name, range).await
+    }
+
+    async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let mut objects = self.store.list(folder).await?;
+        if self.lies.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            objects.push(ObjectInfo { name: root_name(self.shows), bytes: 1 });
+        }
+        Ok(objects)
+    }
+
+    async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        self.store.delete(name).await
+    }
+}
+
+/// It was looked for without an end.
+#[tokio::test]
+async fn a_root_that_lists_show_and_nobody_can_read_is_named() {
+    let lying = |lies| {
+        let store = ObjectStore::memory(&format!("log-lying-{lies}"));
+        Listing { store, shows: 9, lies: AtomicU32::new(lies) }
+    };
+    let store = lying(50);
+    put_root(&store, 3).await;
+    assert_eq!(newest(&store, None).await, Some(3), "a list that lags catches up");
+    let store = lying(u32::MAX);
+    put_root(&store, 3).await;
+    let error = newest_root(&store, None).await.unwrap_err().to_string();
+    assert!(error.contains(&root_name(9)) && error.contains("again and again"), "{error}");
 }
 
 #[tokio::test]
