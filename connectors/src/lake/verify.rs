@@ -12,15 +12,17 @@ use super::segments::stored_segments;
 use super::snapshot::{SnapshotOptions, tail};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use tidemill_core::store::StoreError;
-use tidemill_types::{Digest, PublishedTable, Root, TableSchema};
+use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema};
 
 /// Checks the segments of a root and of those after its publication, and the publication itself: the size
 /// and digest of every object, footers, deletions, row counts, and that every key stands once; then that
 /// the tail's changes fit the publication. All that the root refers to is read. The problems, each with
-/// the object that it is about; an error only if the store cannot be asked.
-pub fn verify(options: &SnapshotOptions, root: &Root) -> Result<Vec<String>, LakeError> {
+/// the object that it is about; an error only if the store cannot be asked. `log_from` is where the log begins
+/// by now: what an older root's metadata lists below that has gone.
+pub fn verify(options: &SnapshotOptions, root: &Root, log_from: Epoch) -> Result<Vec<String>, LakeError> {
     let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
-    let mut checking = Checking { sizes: sizes(&io)?, named: HashSet::new(), io, root, problems: Vec::new() };
+    let (named, problems) = (HashSet::new(), Vec::new());
+    let mut checking = Checking { sizes: sizes(&io)?, named, io, root, log_from, problems };
     let mut indexes = Vec::new();
     for schema in options.schemas.iter() {
         indexes.push(checking.table(schema));
@@ -48,8 +50,8 @@ pub struct Verified {
 pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified, LakeError> {
     let Some(newest) = roots.last() else { return Ok(Verified::default()) };
     let io = Io { store: options.store.clone(), edge: options.edge.clone(), threads: options.threads };
-    let mut checking =
-        Checking { sizes: sizes(&io)?, named: HashSet::new(), io, root: newest, problems: Vec::new() };
+    let (named, problems, log_from) = (HashSet::new(), Vec::new(), newest.log_from);
+    let mut checking = Checking { sizes: sizes(&io)?, named, io, root: newest, log_from, problems };
     let segments = stored_segments(options.store.clone(), options.edge.clone(), 0);
     for segment in roots.iter().flat_map(|root| &root.segments) {
         if let Err(error) = segments(segment) {
@@ -135,6 +137,7 @@ fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
 struct Checking<'a> {
     io: Io,
     root: &'a Root,
+    log_from: Epoch,
     sizes: HashMap<String, u64>,
     /// What a root refers to, as far as it was looked at.
     named: HashSet<String>,
@@ -203,7 +206,8 @@ impl Checking<'_> {
             )));
         }
         let missing = listed_snapshots(stored, &self.root.location, &self.sizes);
-        for (epoch, list) in missing.into_iter().filter(|(epoch, _)| *epoch >= self.root.log_from) {
+        let log_from = self.log_from;
+        for (epoch, list) in missing.into_iter().filter(|(epoch, _)| *epoch >= log_from) {
             self.found(told(format!(
                 "{list} is missing, the manifest list of table {table} at epoch {epoch}"
             )));

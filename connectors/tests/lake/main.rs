@@ -196,7 +196,7 @@ fn every_epoch_reads_as_the_model_says() {
             bench.check_read(&world, epoch, before.insert(snapshot.unwrap()));
         }
         let newest = world.roots.last().unwrap();
-        assert_eq!(verify(&bench.snapshot_options(), newest).unwrap(), Vec::<String>::new());
+        assert_eq!(verify(&bench.snapshot_options(), newest, newest.log_from).unwrap(), Vec::<String>::new());
     }
 }
 
@@ -209,7 +209,7 @@ fn many_small_publications_stay_few_files() {
     let mut world = run(&bench, 150, true, false);
     bench.commit(&mut world);
     let newest = world.roots.last().unwrap();
-    assert_eq!(verify(&bench.snapshot_options(), newest).unwrap(), Vec::<String>::new());
+    assert_eq!(verify(&bench.snapshot_options(), newest, newest.log_from).unwrap(), Vec::<String>::new());
     let snapshot = Snapshot::of(bench.snapshot_options(), newest.clone()).unwrap();
     for schema in program::schemas().iter() {
         let files = snapshot.files(&schema.name).unwrap();
@@ -235,7 +235,7 @@ fn a_copied_store_is_read_and_written_on_under_its_own_address() {
     let second = Bench::new(&folder.path().join("two").display().to_string(), 6);
     second.check(&world, world.epoch);
     let newest = world.roots.last().unwrap().clone();
-    assert_eq!(verify(&second.snapshot_options(), &newest).unwrap(), Vec::<String>::new());
+    assert_eq!(verify(&second.snapshot_options(), &newest, newest.log_from).unwrap(), Vec::<String>::new());
     world.change();
     let root = second.commit(&mut world);
     let mut publisher = second.publisher(second.store.clone(), &root);
@@ -281,7 +281,7 @@ fn a_checkpoint_of_an_index_that_is_gone_or_damaged_loses_nothing_and_is_made_an
             }
         }
         let newest = bench.commit(&mut world);
-        let problems = verify(&bench.snapshot_options(), &newest).unwrap();
+        let problems = verify(&bench.snapshot_options(), &newest, newest.log_from).unwrap();
         let told = |name: &String| problems.iter().any(|p| p.contains(name) && p.contains("replace it"));
         assert!(problems.len() == made.len() && made.iter().all(told), "{problems:?}");
         bench.check(&world, newest.epoch);
@@ -294,7 +294,7 @@ fn a_checkpoint_of_an_index_that_is_gone_or_damaged_loses_nothing_and_is_made_an
         assert!(checkpoints(&world).iter().all(|name| !made.contains(name)), "each was replaced");
         let root = bench.commit(&mut world);
         bench.check(&world, root.epoch);
-        assert_eq!(verify(&bench.snapshot_options(), &root).unwrap(), Vec::<String>::new());
+        assert_eq!(verify(&bench.snapshot_options(), &root, root.log_from).unwrap(), Vec::<String>::new());
     }
 }
 
@@ -315,7 +315,7 @@ fn garbage_is_what_the_newer_publication_no_longer_needs() {
     // As of a root that keeps the last publication alone.
     let log_from = root.published.as_ref().map_or(0, |published| published.epoch);
     let newest = Root { log_from, ..root.clone() };
-    assert_eq!(verify(&bench.snapshot_options(), &newest).unwrap(), Vec::<String>::new());
+    assert_eq!(verify(&bench.snapshot_options(), &newest, newest.log_from).unwrap(), Vec::<String>::new());
     bench.check(&world, newest.epoch);
 }
 
@@ -335,7 +335,7 @@ fn nothing_is_published_twice_and_an_empty_table_is_named() {
     publisher.committed(&root);
     publisher.named(0);
     assert_eq!(publisher.publish().unwrap(), None);
-    assert_eq!(verify(&bench.snapshot_options(), &root).unwrap(), Vec::<String>::new());
+    assert_eq!(verify(&bench.snapshot_options(), &root, root.log_from).unwrap(), Vec::<String>::new());
 }
 
 #[test]

@@ -506,7 +506,8 @@ impl Judge {
         if let Some(name) = left {
             return Err(format!("at the end {name} is left, which nobody needs"));
         }
-        let problems = lake::verify(&self.reading(), &newest).map_err(|error| error.to_string())?;
+        let problems = lake::verify(&self.reading(), &newest, newest.log_from);
+        let problems = problems.map_err(|error| error.to_string())?;
         let retained: Vec<Root> = (0..=newest.epoch)
             .filter(|epoch| *epoch >= newest.log_from || tagged(&newest, *epoch))
             .filter_map(|epoch| self.root(epoch))

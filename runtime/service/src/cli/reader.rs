@@ -171,8 +171,23 @@ impl StoreReader {
 
     /// What is wrong with what a root refers to.
     pub fn check(&self, root: &Root) -> Result<Vec<String>, Error> {
+        let mut log_from = self.newest.log_from;
+        let mut round = 1;
+        loop {
+            let problems = self.check_from(root, log_from)?;
+            // Beside a run, what this root's metadata lists of older ones goes while it is looked at.
+            let now = self.runtime.block_on(log::newest_root(self.store.as_ref(), None))?;
+            match now.filter(|now| round < ROUNDS_MAX && !problems.is_empty() && now.log_from > log_from) {
+                Some(now) => log_from = now.log_from,
+                None => return Ok(problems),
+            }
+            round += 1;
+        }
+    }
+
+    fn check_from(&self, root: &Root, log_from: Epoch) -> Result<Vec<String>, Error> {
         let program = self.program(root)?;
-        Ok(lake::verify(&self.options(&program), root)?)
+        Ok(lake::verify(&self.options(&program), root, log_from)?)
     }
 
     /// Checks all that is retained: the log, what its roots refer to, and the newest commit in depth. The newest root of
@@ -185,7 +200,7 @@ impl StoreReader {
             let program = self.program(&newest)?;
             let Verified { problems: more, unnamed } = lake::verify_all(&self.options(&program), &roots)?;
             problems.extend(more);
-            for problem in self.check(&newest)? {
+            for problem in self.check_from(&newest, newest.log_from)? {
                 if !problems.contains(&problem) {
                     problems.push(problem);
                 }
