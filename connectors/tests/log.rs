@@ -114,7 +114,7 @@ async fn roots_that_somebody_removed_are_missed() {
     }
 }
 
-/// A store whose lists show a root that is not there, the last `lies` times.
+/// A store whose lists show a root that is not there, the first `lies` times.
 #[derive(Debug)]
 struct Listing {
     store: ObjectStore,

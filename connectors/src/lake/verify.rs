@@ -98,11 +98,12 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
     checking.named.extend(files.into_keys());
     checking.named.extend(roots.iter().flat_map(|root| &root.dropped).cloned());
     // What is damaged does not say what it names.
-    let mut unnamed = Vec::new();
-    match checking.problems.is_empty() {
-        true => unnamed = checking.unnamed()?,
-        false => checking.strangers(),
-    }
+    let unnamed = if checking.problems.is_empty() {
+        checking.unnamed()?
+    } else {
+        checking.strangers();
+        Vec::new()
+    };
     Ok(Verified { problems: checking.problems, unnamed })
 }
 

@@ -290,6 +290,8 @@ const REFUSED: (&str, &str) = (
     "<Error><Code>SignatureDoesNotMatch</Code>hush-key-id hush-secret-key hush-token</Error>",
 );
 
+const BUSY: (&str, &str) = ("503 Slow Down", "<Error><Code>SlowDown</Code></Error>");
+
 /// What a failed command says beside such a server, with credentials from the environment.
 fn said_beside(address: &str, arguments: &[&str]) -> String {
     let mut command = mill(arguments);
@@ -299,6 +301,7 @@ fn said_beside(address: &str, arguments: &[&str]) -> String {
         ("AWS_SESSION_TOKEN", "hush-token"),
         ("AWS_ENDPOINT_URL", address),
         ("AWS_ALLOW_HTTP", "true"),
+        ("RUST_LOG", "debug"),
     ] {
         command.env(name, value);
     }
@@ -333,8 +336,7 @@ fn what_a_store_is_asked_again_is_told() {
     let input = tempfile::tempdir().unwrap();
     let input = input.path().display().to_string();
     for (level, told) in [("error", 0), ("warn", 2), ("info", 2)] {
-        let busy = ("503 Slow Down", "<Error><Code>SlowDown</Code></Error>");
-        let address = server(Box::leak(Box::new([busy, busy, REFUSED])));
+        let address = server(&[BUSY, BUSY, REFUSED]);
         let run = [
             "run",
             "--store",

@@ -269,7 +269,7 @@ fn run_wired(
     })?;
     // Told to stop while a source was waited for.
     let Some(started) = claimed else { return Ok(RunSummary::default()) };
-    let goes_on = matches!(options.until, Until::Signalled | Until::WentBack);
+    let drain = !matches!(options.until, Until::Signalled | Until::WentBack);
     let ends = reader::Ends::default();
     let launch = edge::Launch {
         settings,
@@ -277,7 +277,7 @@ fn run_wired(
         inference,
         bodies: bodies.clone(),
         ends: ends.clone(),
-        drain: !goes_on,
+        drain,
     };
     let edge = edge::launch(&started, launch).map_err(|error| started.or_superseded(error))?;
     asking.run_begins();
