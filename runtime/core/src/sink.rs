@@ -286,6 +286,11 @@ impl Sink {
         self.position
     }
 
+    /// The first epoch that is not dealt with yet.
+    pub fn next_epoch(&self) -> Epoch {
+        self.next
+    }
+
     /// When the oldest commit was made that may be missing in the topics.
     pub fn unsent(&self) -> Option<i64> {
         self.unsent

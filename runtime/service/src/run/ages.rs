@@ -1,5 +1,6 @@
 //! How old the oldest of what waits is, where what waits is numbered and is done in the order of its
-//! numbers: records of a partition until their commit, commits until a publication holds them.
+//! numbers: records of a partition until their commit, commits until a publication holds them, or until the
+//! Kafka sink has dealt with them.
 
 use std::collections::VecDeque;
 

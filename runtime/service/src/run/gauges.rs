@@ -90,10 +90,20 @@ struct Inner {
 struct SinkStands {
     tables: Vec<String>,
     epoch: Option<Epoch>,
+    /// What the sink says of itself, which it does between its steps only.
     unsent_ms: Option<i64>,
+    /// The commits of this run that it has not dealt with, also those that come while a step takes long.
+    commits: Ages,
     records: u64,
     waiting: Option<String>,
     stopped: Option<String>,
+}
+
+impl SinkStands {
+    /// When the oldest commit was made that the topics lack, milliseconds since 1970.
+    fn behind_since(&self) -> Option<i64> {
+        self.commits.oldest().into_iter().chain(self.unsent_ms).min()
+    }
 }
 
 /// Why the sources wait.
@@ -421,9 +431,13 @@ impl Gauges {
         self.inner().sink = Some(SinkStands { tables, unsent_ms: Some(now_ms), ..SinkStands::default() });
     }
 
-    /// What the sink has sent, and since when the oldest commit waits that it lacks.
-    pub fn sink_stands(&self, epoch: Option<Epoch>, unsent_ms: Option<i64>) {
-        self.of_sink(|sink| (sink.epoch, sink.unsent_ms) = (epoch, unsent_ms));
+    /// What the sink has sent, the next commit that it will deal with, and since when the oldest waits of those
+    /// that it knows of.
+    pub fn sink_stands(&self, sent: Option<Epoch>, next: Epoch, unsent_ms: Option<i64>) {
+        self.of_sink(|sink| {
+            (sink.epoch, sink.unsent_ms) = (sent, unsent_ms);
+            sink.commits.done(next.saturating_sub(1));
+        });
     }
 
     /// The sink has sent so many more records.
@@ -487,7 +501,7 @@ impl Gauges {
             sink: inner.sink.as_ref().map(|sink| MeasuredSink {
                 tables: sink.tables.clone(),
                 epoch: sink.epoch,
-                behind: sink.unsent_ms.map_or(0.0, |then| since(now_ms, then, 1e3)),
+                behind: sink.behind_since().map_or(0.0, |then| since(now_ms, then, 1e3)),
                 records: sink.records,
                 waiting: sink.waiting.is_some(),
                 stopped: sink.stopped.is_some(),
@@ -543,13 +557,17 @@ impl Inner {
         });
     }
 
-    /// A root's changes wait for a publication, and those of the one that it names do no more.
+    /// A root's changes wait for a publication and for the sink, and those of the publication that it names no
+    /// more for one.
     fn stands(&mut self, root: &Root) {
         let at = parse_ms(&root.committed_at);
         for (table, section) in root.segments.iter().flat_map(|segment| &segment.tables) {
             if let Some(at) = at.filter(|_| section.inserted + section.deleted > 0) {
                 self.unpublished.entry(table.clone()).or_default().waits(root.epoch, at);
             }
+        }
+        if let (Some(at), Some(sink)) = (at, &mut self.sink) {
+            sink.commits.waits(root.epoch, at);
         }
         if let Some(published) = &root.published {
             self.unpublished.values_mut().for_each(|ages| ages.done(published.epoch));
@@ -688,9 +706,9 @@ mod tests {
         let gauges = Gauges::default();
         assert_eq!(gauges.measured(0, 0).sink, None);
         gauges.sink_begins(vec!["a".into()], 1_000);
-        gauges.sink_stands(None, Some(1_000));
+        gauges.sink_stands(None, 0, Some(1_000));
         assert_eq!(gauges.show().sent, None);
-        gauges.sink_stands(Some(7), Some(2_000));
+        gauges.sink_stands(Some(7), 8, Some(2_000));
         assert_eq!(gauges.show().sent, Some(7));
         let sink = gauges.measured(0, 5_000).sink.unwrap();
         assert_eq!((sink.epoch, sink.behind, sink.stopped), (Some(7), 3.0, false));
@@ -698,6 +716,26 @@ mod tests {
         assert_eq!(gauges.sink_trouble().as_deref(), Some("nobody answers"));
         gauges.sink_ended(Some("it stopped".into()));
         assert_eq!(gauges.sink_trouble().as_deref(), Some("it stopped"));
+    }
+
+    #[test]
+    fn the_sink_is_behind_by_the_oldest_commit_that_it_has_not_dealt_with() {
+        let gauges = Gauges::default();
+        gauges.sink_begins(vec!["a".into()], 0);
+        gauges.sink_stands(Some(1), 2, None);
+        let behind = || gauges.measured(0, 10_000).sink.unwrap().behind;
+        assert_eq!(behind(), 0.0);
+        // The sink waits for brokers and says nothing meanwhile.
+        gauges.committed(&root(2, 0, &["a"], None), 0);
+        gauges.committed(&root(3, 0, &["a"], None), 0);
+        assert_eq!(behind(), 8.0);
+        // It hears of them later than they were made.
+        gauges.sink_stands(Some(1), 2, Some(9_900));
+        assert_eq!(behind(), 8.0);
+        gauges.sink_stands(Some(2), 3, Some(9_900));
+        assert_eq!(behind(), 7.0);
+        gauges.sink_stands(Some(3), 4, None);
+        assert_eq!(behind(), 0.0);
     }
 
     #[test]

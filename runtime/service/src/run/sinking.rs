@@ -215,7 +215,7 @@ impl Sinking {
             self.sending.finish(finish);
         }
         let machine = self.sending.machine();
-        self.gauges.sink_stands(machine.position(), machine.unsent());
+        self.gauges.sink_stands(machine.position(), machine.next_epoch(), machine.unsent());
     }
 
     /// Waits for a commit.
