@@ -19,7 +19,7 @@ use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::sink::{Action, End, Failure, Finish, Progress, Sink, Transaction, What};
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::Share;
-use tidemill_types::{Epoch, Root, TableSchema, Value};
+use tidemill_types::{Cell, Epoch, Root, TableSchema, Value};
 
 /// Takes transactions of records under one id.
 pub trait Taker {
@@ -228,6 +228,7 @@ impl Sending {
         let snapshot = self.with.changelog.whole(root)?;
         let (mut records, mut ended) = (0, Ok(()));
         let read = snapshot.for_each_row(&to.schema.name, TextForm::Resolved, None, Share::ALL, &mut |row| {
+            let row: Vec<Value> = row.iter().map(Cell::to_value).collect();
             ended = taker.send(&to.change(root, &row, 1));
             records += 1;
             if ended.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -13,8 +13,8 @@ use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use tidemill_core::columns::value_at;
-use tidemill_types::{Digest, PublishedTable, TableSchema, Value, key_digest};
+use tidemill_core::columns::ColumnReader;
+use tidemill_types::{Cell, Digest, PublishedTable, TableSchema, key_digest};
 
 /// Data files whose keys are read at once.
 const READERS: usize = 4;
@@ -303,15 +303,18 @@ pub(super) fn batch_keys(
 ) -> Result<Vec<Digest>, LakeError> {
     let error = |source| LakeError::Column { table: schema.name.clone(), source };
     let mut keys = Vec::with_capacity(batch.num_rows());
-    let key_at: Vec<_> =
-        columns.iter().enumerate().filter(|(_, place)| schema.columns[**place].key).collect();
-    let mut row_values = vec![Value::Null; schema.columns.len()];
+    let key_at = columns.iter().enumerate().filter(|(_, place)| schema.columns[**place].key);
+    let key_at = key_at.map(|(at, place)| {
+        let column = ColumnReader::of(batch.column(at), schema.columns[*place].kind);
+        Ok((*place, column.map_err(error)?))
+    });
+    let key_at = key_at.collect::<Result<Vec<_>, LakeError>>()?;
+    let mut cells = vec![Cell::Null; schema.columns.len()];
     for row in 0..batch.num_rows() {
-        for (at, place) in &key_at {
-            let kind = schema.columns[**place].kind;
-            row_values[**place] = value_at(batch.column(*at), kind, row).map_err(error)?;
+        for (place, column) in &key_at {
+            cells[*place] = column.cell(row);
         }
-        keys.push(key_digest(schema, row_values.iter().map(Value::cell)));
+        keys.push(key_digest(schema, cells.iter().copied()));
     }
     Ok(keys)
 }

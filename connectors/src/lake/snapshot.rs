@@ -18,14 +18,14 @@ use arrow::array::RecordBatch;
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
-use tidemill_core::columns::value_at;
+use tidemill_core::columns::ColumnReader;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::log;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{EachRow, Portion, Share, Stored, ViewError};
 use tidemill_core::writer::Bodied;
-use tidemill_types::{Digest, Epoch, PublishedTable, Root, TableSchema, Text, Value};
+use tidemill_types::{Cell, Digest, Epoch, Kind, PublishedTable, Root, TableSchema, Text, Value};
 
 /// Rows of the tail whose texts are made at once.
 const CHUNK_ROWS: usize = 1024;
@@ -72,6 +72,9 @@ pub struct TableFiles {
     /// Bytes of both.
     pub bytes: u64,
 }
+
+/// Takes the cells of a row, and says whether more are wanted.
+pub type Each<'e> = &'e mut dyn FnMut(&[Cell<'_>]) -> ControlFlow<()>;
 
 /// A value that is made when it is first wanted.
 struct Lazy<T>(Mutex<Option<Arc<T>>>);
@@ -206,13 +209,13 @@ impl Snapshot {
     ) -> Result<Vec<Vec<Value>>, LakeError> {
         let mut rows = Vec::new();
         self.for_each_row(table, form, columns, share, &mut |row| {
-            rows.push(row);
+            rows.push(row.iter().map(Cell::to_value).collect());
             ControlFlow::Continue(())
         })?;
         Ok(rows)
     }
 
-    /// Hands out the rows of a table whose keys lie in a share one by one, in no order, until told to
+    /// Hands out the cells of the rows of a table whose keys lie in a share one by one, in no order, until told to
     /// break. Only a bounded number is in memory at a time. `columns` are places; `None` is all.
     pub fn for_each_row(
         &self,
@@ -220,7 +223,7 @@ impl Snapshot {
         form: TextForm,
         columns: Option<&[usize]>,
         share: Share,
-        each: &mut dyn FnMut(Vec<Value>) -> ControlFlow<()>,
+        each: Each<'_>,
     ) -> Result<(), LakeError> {
         self.read(table, form, columns, Portion::Keys(share), each)
     }
@@ -231,7 +234,7 @@ impl Snapshot {
         form: TextForm,
         columns: Option<&[usize]>,
         portion: Portion,
-        each: &mut dyn FnMut(Vec<Value>) -> ControlFlow<()>,
+        each: Each<'_>,
     ) -> Result<(), LakeError> {
         let table = self.table(table)?;
         let all: Vec<usize> = (0..self.options.schemas[table].columns.len()).collect();
@@ -345,8 +348,6 @@ struct Reading<'a> {
     portion: Portion,
 }
 
-type Each<'e> = &'e mut dyn FnMut(Vec<Value>) -> ControlFlow<()>;
-
 impl Reading<'_> {
     fn schema(&self) -> &TableSchema {
         &self.snapshot.options.schemas[self.table]
@@ -394,39 +395,40 @@ impl Reading<'_> {
         each: Each<'_>,
     ) -> Result<ControlFlow<()>, LakeError> {
         let touched = &self.snapshot.fold.tables[self.table].keys;
+        let columns = self.columns.iter().map(|column| {
+            let kind = self.schema().columns[*column].kind;
+            let at = read.partition_point(|place| place < column);
+            let error = |source| LakeError::Column { table: self.schema().name.clone(), source };
+            let column = ColumnReader::of(batch.column(at), kind).map_err(error)?;
+            Ok((column, kind == Kind::Text && self.form == TextForm::Handles))
+        });
+        let columns = columns.collect::<Result<Vec<_>, LakeError>>()?;
+        let mut cells = Vec::with_capacity(columns.len());
         for row in 0..batch.num_rows() {
             let key = keys.as_ref().map(|keys| keys[row]);
             if key.is_some_and(|key| !self.holds(key) || touched.contains_key(&key)) {
                 continue;
             }
-            let values = self.columns.iter().map(|column| {
-                let kind = self.schema().columns[*column].kind;
-                let at = read.partition_point(|place| place < column);
-                let value = value_at(batch.column(at), kind, row);
-                let value =
-                    value.map_err(|source| LakeError::Column { table: self.schema().name.clone(), source });
-                Ok(self.shown(kind == tidemill_types::Kind::Text, value?))
-            });
-            if each(values.collect::<Result<_, LakeError>>()?).is_break() {
+            cells.clear();
+            cells.extend(columns.iter().map(|(column, by_handle)| match column.cell(row) {
+                Cell::Str(text) if *by_handle => Cell::Text(self.handle(text)),
+                cell => cell,
+            }));
+            if each(&cells).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// A value of a data file in the form that is asked for.
-    fn shown(&self, is_text: bool, value: Value) -> Value {
-        match value {
-            Value::Str(text) if is_text && self.form == TextForm::Handles => {
-                let snapshot = self.snapshot;
-                let digest = match snapshot.context().partner(self.table) {
-                    Some(_) => Digest::of(text.as_bytes()),
-                    None => snapshot.options.extract.identity(&text),
-                };
-                Value::Text(Text { digest, len: text.len() as u32, origin: None })
-            }
-            other => other,
-        }
+    /// The handle of a text that stands in a data file.
+    fn handle(&self, text: &str) -> Text {
+        let snapshot = self.snapshot;
+        let digest = match snapshot.context().partner(self.table) {
+            Some(_) => Digest::of(text.as_bytes()),
+            None => snapshot.options.extract.identity(text),
+        };
+        Text { digest, len: text.len() as u32, origin: None }
     }
 
     fn tail(&self, each: Each<'_>) -> Result<(), LakeError> {
@@ -471,11 +473,11 @@ impl Reading<'_> {
     ) -> Result<ControlFlow<()>, LakeError> {
         let made = texts.map_or(Ok(Made::new()), |texts| texts.resolve(self.table, &rows))?;
         for (_, values) in rows {
-            let row = match texts {
-                Some(_) => resolved(&values, &made).map(|cell| cell.to_value()).collect(),
-                None => values.into_iter().map(without_origin).collect(),
+            let cells: Vec<Cell<'_>> = match texts {
+                Some(_) => resolved(&values, &made).collect(),
+                None => values.iter().map(|value| without_origin(value.cell())).collect(),
             };
-            if each(row).is_break() {
+            if each(&cells).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -498,9 +500,9 @@ fn text_bytes(value: &Value) -> u64 {
     if let Value::Text(text) = value { text.len as u64 } else { 0 }
 }
 
-fn without_origin(value: Value) -> Value {
-    match value {
-        Value::Text(text) => Value::Text(Text { origin: None, ..text }),
+fn without_origin(cell: Cell<'_>) -> Cell<'_> {
+    match cell {
+        Cell::Text(text) => Cell::Text(Text { origin: None, ..text }),
         other => other,
     }
 }

@@ -17,7 +17,7 @@ use tidemill_core::edge::SharedEdge;
 use tidemill_core::log;
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::{Portion, Share, Stored, View, ViewFailure};
-use tidemill_types::{Digest, Root, Value, key_digest};
+use tidemill_types::{Cell, Digest, Root, Value, key_digest};
 use tokio::runtime::Runtime;
 use world::{Faulty, Random, World, program};
 
@@ -127,8 +127,8 @@ impl Bench {
             for portion in [Portion::Keys, Portion::Any] {
                 let mut handles = Vec::new();
                 for number in 0..3 {
-                    let mut take = |row| {
-                        handles.push(row);
+                    let mut take = |row: &[Cell<'_>]| {
+                        handles.push(row.iter().map(Cell::to_value).collect());
                         Ok(())
                     };
                     let portion = portion(Share { number, of: 3 });

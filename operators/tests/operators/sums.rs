@@ -32,6 +32,28 @@ fn an_epoch_of_many_changes_that_mostly_cancel_is_their_sum() {
 }
 
 #[test]
+fn an_epoch_of_many_changes_that_stay_is_their_sum() {
+    let many = |_: &mut ChaCha8Rng| {
+        // The first come while all of them wait together, the last when they are divided.
+        let mut changes = (0..12_000).map(|n| ((n, i64::from(n) % 7), 1)).collect::<Vec<_>>();
+        changes.extend((0..12_000).step_by(2).map(|n| ((n, i64::from(n) % 7), -1)));
+        let later = (0..12_000).step_by(3).map(|n| ((n, 1i64), 1)).collect();
+        vec![changes, later]
+    };
+    holds_on(many, sums, |epochs| {
+        let mut groups = BTreeMap::<i32, (i64, i64)>::new();
+        for n in (1..12_000).step_by(2) {
+            groups.insert(n, (i64::from(n) % 7, 1));
+        }
+        for n in (0..12_000).step_by(3).filter(|_| epochs.len() > 1) {
+            let group = groups.entry(n).or_default();
+            *group = (group.0 + 1, group.1 + 1);
+        }
+        groups.into_iter().map(|row| (row, 1)).collect()
+    });
+}
+
+#[test]
 fn a_sum_that_left_the_range_of_integers_comes_back() {
     let history = vec![vec![((0u8, i64::MAX), 1), ((0, 5), 1)], vec![((0, i64::MAX), -1)]];
     holds_on(

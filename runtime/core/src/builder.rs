@@ -18,9 +18,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use tidemill_types::{
-    Cell, Digest, Epoch, ModelId, Row, RowError, TableSchema, Value, ValueReader, key_digest,
-};
+use tidemill_types::{Cell, CellReader, Digest, Epoch, ModelId, Row, RowError, TableSchema, key_digest};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::Filter;
@@ -55,8 +53,8 @@ impl<T: SourceRow> FlowInput for WordsInput<T> {
 
     fn restore(&mut self, stored: &dyn Stored, portion: Portion) -> Result<(), ViewError> {
         let (table, handle, mut reader) = (&self.state_table, &mut self.handle, WordReader::<T>::default());
-        stored.for_each_row(table, Some(&reader.columns()), portion, &mut |values| {
-            handle.send(reader.read(values).map_err(|e| ViewError(format!("{table}: {e}")))?);
+        stored.for_each_row(table, Some(&reader.columns()), portion, &mut |cells| {
+            handle.send(reader.read(cells).map_err(|e| ViewError(format!("{table}: {e}")))?);
             Ok(())
         })
     }
@@ -82,8 +80,8 @@ impl ResultsInput {
         failures: bool,
     ) -> Result<(), ViewError> {
         let (epoch, models, handle) = (*self.handle.time(), &self.models, &mut self.handle);
-        stored.for_each_row(table, None, portion, &mut |values| {
-            let row = read_result(&values, models, failures);
+        stored.for_each_row(table, None, portion, &mut |cells| {
+            let row = read_result(cells, models, failures);
             handle.send((row.map_err(|e| ViewError(format!("{table}: {e}")))?, epoch, 1));
             Ok(())
         })
@@ -390,14 +388,14 @@ impl Row for ResultTableRow {
     }
 }
 
-fn read_result(values: &[Value], models: &[ModelId], failure: bool) -> Result<ResultRow, RowError> {
+fn read_result(cells: &[Cell<'_>], models: &[ModelId], failure: bool) -> Result<ResultRow, RowError> {
     let wrong = |column, found: &str, expected| RowError { column, found: found.to_string(), expected };
-    let mut reader = ValueReader::new(values);
+    let mut reader = CellReader::new(cells);
     let hex = reader.str()?;
     let digest = parse_hex(hex).ok_or_else(|| wrong(0, hex, "64 hex digits"))?;
-    let id = ModelId { model: reader.str()?.to_string(), version: reader.str()?.to_string() };
-    let model = models.iter().position(|known| *known == id);
-    let model = model.ok_or_else(|| wrong(1, &id.model, "a model that the root lists"))? as u32;
+    let (model, version) = (reader.str()?, reader.str()?);
+    let known = models.iter().position(|known| known.model == model && known.version == version);
+    let model = known.ok_or_else(|| wrong(1, model, "a model that the root lists"))? as u32;
     let outcome = match failure {
         false => Outcome::Vector { vector: reader.floats()?.to_vec(), tokens: reader.long()? as u64 },
         true => Outcome::Failure { error: reader.str()?.to_string(), attempts: reader.int()? as u32 },
@@ -407,11 +405,13 @@ fn read_result(values: &[Value], models: &[ModelId], failure: bool) -> Result<Re
 
 fn parse_hex(hex: &str) -> Option<TextDigest> {
     let mut digest = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+    let digits = hex.as_bytes();
+    if digits.len() != 2 * digest.len() {
         return None;
     }
-    for (place, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * place..2 * place + 2], 16).ok()?;
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    for (byte, digits) in digest.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
     }
     Some(digest)
 }

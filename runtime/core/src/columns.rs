@@ -1,7 +1,8 @@
 //! Cells to Arrow columns and back.
 //!
 //! One builder serves segments and data files: in a segment a text stands as a handle (a struct of
-//! digest, length and origin), in a data file as its string. Reading is the inverse, cell by cell.
+//! digest, length and origin), in a data file as its string. Reading is the inverse: a column's type is looked at
+//! once, and then its cells are borrowed from it, row by row.
 
 use arrow::array::{
     Array, ArrayRef, BinaryArray, BinaryBuilder, BooleanArray, BooleanBuilder, FixedSizeBinaryArray,
@@ -13,7 +14,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
 use arrow::error::ArrowError;
 use std::sync::Arc;
-use tidemill_types::{Cell, Digest, Kind, Origin, Text, Value};
+use tidemill_types::{Cell, Digest, Kind, Origin, Text};
 
 /// A stored column did not have the type that its schema says.
 #[derive(Debug, thiserror::Error)]
@@ -216,53 +217,122 @@ fn typed<A: 'static>(array: &dyn Array, kind: Kind) -> Result<&A, ColumnError> {
     array.as_any().downcast_ref().ok_or_else(found)
 }
 
+/// An array of digests.
+fn sixteen(array: &dyn Array, kind: Kind) -> Result<&FixedSizeBinaryArray, ColumnError> {
+    let digests: &FixedSizeBinaryArray = typed(array, kind)?;
+    match digests.value_length() {
+        16 => Ok(digests),
+        _ => Err(ColumnError::Array { kind, found: array.data_type().clone() }),
+    }
+}
+
 fn digest_at(array: &FixedSizeBinaryArray, row: usize) -> Digest {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&array.value(row)[..16]);
     Digest::from_bytes(bytes)
 }
 
-fn handle_at(array: &StructArray, row: usize) -> Result<Value, ColumnError> {
-    let kind = Kind::Text;
-    let digest = digest_at(typed(array.column(0), kind)?, row);
-    let len = typed::<UInt32Array>(array.column(1), kind)?.value(row);
-    let key: &FixedSizeBinaryArray = typed(array.column(3), kind)?;
-    let origin = match key.is_null(row) {
-        true => None,
-        false => Some(Origin {
-            stream: typed::<UInt8Array>(array.column(2), kind)?.value(row),
-            key: digest_at(key, row),
-            part: typed::<UInt8Array>(array.column(4), kind)?.value(row),
-        }),
-    };
-    Ok(Value::Text(Text { digest, len, origin }))
+struct Handles<'a> {
+    rows: &'a StructArray,
+    digest: &'a FixedSizeBinaryArray,
+    len: &'a UInt32Array,
+    stream: &'a UInt8Array,
+    key: &'a FixedSizeBinaryArray,
+    part: &'a UInt8Array,
 }
 
-/// The value at a row of a column; a text as a handle or a string, whichever the column holds.
-pub fn value_at(array: &dyn Array, kind: Kind, row: usize) -> Result<Value, ColumnError> {
-    if array.is_null(row) {
-        return Ok(Value::Null);
+impl<'a> Handles<'a> {
+    fn of(rows: &'a StructArray) -> Result<Self, ColumnError> {
+        let found = || ColumnError::Array { kind: Kind::Text, found: rows.data_type().clone() };
+        let column = |place: usize| rows.columns().get(place).ok_or_else(found);
+        Ok(Self {
+            rows,
+            digest: sixteen(column(0)?, Kind::Text)?,
+            len: typed(column(1)?, Kind::Text)?,
+            stream: typed(column(2)?, Kind::Text)?,
+            key: sixteen(column(3)?, Kind::Text)?,
+            part: typed(column(4)?, Kind::Text)?,
+        })
     }
-    Ok(match kind {
-        Kind::Text if matches!(array.data_type(), DataType::Struct(_)) => {
-            handle_at(typed(array, kind)?, row)?
+
+    fn text(&self, row: usize) -> Text {
+        let origin = self.key.is_valid(row).then(|| Origin {
+            stream: self.stream.value(row),
+            key: digest_at(self.key, row),
+            part: self.part.value(row),
+        });
+        Text { digest: digest_at(self.digest, row), len: self.len.value(row), origin }
+    }
+}
+
+enum Typed<'a> {
+    Str(&'a StringArray),
+    Handle(Handles<'a>),
+    Long(&'a Int64Array),
+    Int(&'a Int32Array),
+    Double(&'a Float64Array),
+    Bool(&'a BooleanArray),
+    Bytes(&'a BinaryArray),
+    Micros(&'a TimestampMicrosecondArray),
+    Floats(&'a ListArray, &'a Float32Array),
+}
+
+/// Reads the cells of one column.
+pub struct ColumnReader<'a>(Typed<'a>);
+
+impl<'a> ColumnReader<'a> {
+    /// Over an array. A text comes as a handle or a string, whichever the array holds.
+    ///
+    /// # Errors
+    ///
+    /// If the array is not of the kind's type.
+    pub fn of(array: &'a dyn Array, kind: Kind) -> Result<Self, ColumnError> {
+        Ok(Self(match kind {
+            Kind::Text if matches!(array.data_type(), DataType::Struct(_)) => {
+                Typed::Handle(Handles::of(typed(array, kind)?)?)
+            }
+            Kind::String | Kind::Text => Typed::Str(typed(array, kind)?),
+            Kind::Long => Typed::Long(typed(array, kind)?),
+            Kind::Int => Typed::Int(typed(array, kind)?),
+            Kind::Double => Typed::Double(typed(array, kind)?),
+            Kind::Boolean => Typed::Bool(typed(array, kind)?),
+            Kind::Binary => Typed::Bytes(typed(array, kind)?),
+            Kind::Timestamp => Typed::Micros(typed(array, kind)?),
+            Kind::Floats => {
+                let lists: &ListArray = typed(array, kind)?;
+                Typed::Floats(lists, typed(&**lists.values(), kind)?)
+            }
+        }))
+    }
+
+    /// The cell of a row.
+    ///
+    /// # Panics
+    ///
+    /// If the column has no such row.
+    pub fn cell(&self, row: usize) -> Cell<'a> {
+        fn there<'a, A: Array>(array: &A, row: usize, cell: impl FnOnce() -> Cell<'a>) -> Cell<'a> {
+            if array.is_null(row) { Cell::Null } else { cell() }
         }
-        Kind::String | Kind::Text => Value::Str(typed::<StringArray>(array, kind)?.value(row).to_string()),
-        Kind::Long => Value::Long(typed::<Int64Array>(array, kind)?.value(row)),
-        Kind::Int => Value::Int(typed::<Int32Array>(array, kind)?.value(row)),
-        Kind::Double => Value::Double(typed::<Float64Array>(array, kind)?.value(row)),
-        Kind::Boolean => Value::Bool(typed::<BooleanArray>(array, kind)?.value(row)),
-        Kind::Binary => Value::Bytes(typed::<BinaryArray>(array, kind)?.value(row).to_vec()),
-        Kind::Timestamp => Value::Micros(typed::<TimestampMicrosecondArray>(array, kind)?.value(row)),
-        Kind::Floats => {
-            let items = typed::<ListArray>(array, kind)?.value(row);
-            Value::Floats(typed::<Float32Array>(&items, kind)?.values().to_vec())
+        match &self.0 {
+            Typed::Str(array) => there(*array, row, || Cell::Str(array.value(row))),
+            Typed::Handle(handles) => there(handles.rows, row, || Cell::Text(handles.text(row))),
+            Typed::Long(array) => there(*array, row, || Cell::Long(array.value(row))),
+            Typed::Int(array) => there(*array, row, || Cell::Int(array.value(row))),
+            Typed::Double(array) => there(*array, row, || Cell::Double(array.value(row))),
+            Typed::Bool(array) => there(*array, row, || Cell::Bool(array.value(row))),
+            Typed::Bytes(array) => there(*array, row, || Cell::Bytes(array.value(row))),
+            Typed::Micros(array) => there(*array, row, || Cell::Micros(array.value(row))),
+            Typed::Floats(lists, items) => there(*lists, row, || {
+                let [from, to] = [row, row + 1].map(|at| lists.value_offsets()[at] as usize);
+                Cell::Floats(&items.values()[from..to])
+            }),
         }
-    })
+    }
 }
 
 /// The digests of a 16-byte column.
 pub fn digests(array: &dyn Array) -> Result<Vec<Digest>, ColumnError> {
-    let array: &FixedSizeBinaryArray = typed(array, Kind::Binary)?;
+    let array = sixteen(array, Kind::Binary)?;
     Ok((0..array.len()).map(|row| digest_at(array, row)).collect())
 }

@@ -6,7 +6,7 @@
 //! key and row), then the table's columns; a text stands as its digest, length and origin. Rows of one table and epoch are
 //! consolidated: no row twice, no diff zero. Encoding and decoding are pure.
 
-use crate::columns::{ColumnBuilder, ColumnError, Texts, arrow_type, digests, value_at};
+use crate::columns::{ColumnBuilder, ColumnError, ColumnReader, Texts, arrow_type, digests};
 use arrow::array::{
     Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, FixedSizeBinaryBuilder, Int64Array, Int64Builder,
     RecordBatch,
@@ -351,21 +351,23 @@ pub fn decode_columns(
         let batch = batch?;
         let places = schema.columns.iter().map(|c| batch.schema().index_of(&c.name));
         let places = places.collect::<Result<Vec<usize>, _>>()?;
+        let read = schema.columns.iter().zip(places).enumerate().map(|(column, (c, at))| {
+            wanted(column).then(|| ColumnReader::of(batch.column(at), c.kind)).transpose()
+        });
+        let read = read.collect::<Result<Vec<Option<ColumnReader<'_>>>, _>>().map_err(column)?;
         let diff = batch.column(0).as_any().downcast_ref::<Int64Array>();
         let diff = diff.ok_or_else(|| ArrowError::SchemaError("_diff is not a long".into()))?;
         let keys = digests(batch.column(1)).map_err(column)?;
         let rows = digests(batch.column(2)).map_err(column)?;
         for place in 0..batch.num_rows() {
-            let values = schema.columns.iter().zip(&places).enumerate();
-            let values = values.map(|(column, (c, at))| match wanted(column) {
-                true => value_at(batch.column(*at), c.kind, place),
-                false => Ok(Value::Null),
-            });
+            let value = |column: &Option<ColumnReader<'_>>| {
+                column.as_ref().map_or(Value::Null, |column| column.cell(place).to_value())
+            };
             changes.push(Change {
                 key: keys[place],
                 row: rows[place],
                 diff: diff.value(place),
-                values: values.collect::<Result<_, _>>().map_err(column)?,
+                values: read.iter().map(value).collect(),
             });
         }
     }

@@ -219,7 +219,7 @@ pub struct Sink {
     began: i64,
     /// The newest commit that is known.
     newest: Epoch,
-    /// The first epoch that is to be read.
+    /// The first epoch that is not dealt with yet.
     next: Epoch,
     /// The epoch that the progress names.
     position: Option<Epoch>,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{any::Any, fmt::Debug, hash::Hash, sync::Arc, sync::LazyLock, sync::atomic::AtomicBool};
 use tidemill_types::{
-    Cell, Cursors, Digest, Kind, Partition, Positions, Row, RowError, TableSchema, Text, ValueReader,
+    Cell, CellReader, Cursors, Digest, Kind, Partition, Positions, Row, RowError, TableSchema, Text,
 };
 
 /// A record as it was received.
@@ -81,7 +81,7 @@ pub trait SourceRow:
     /// One cell for each of `facts`.
     fn fact_cells<'a>(&'a self, out: &mut dyn FnMut(Cell<'a>));
     /// The row whose cells these are: those of `columns`, then those of `facts`.
-    fn read(values: &mut ValueReader<'_>) -> Result<Self, RowError>;
+    fn read(cells: &mut CellReader<'_>) -> Result<Self, RowError>;
     /// The key's text.
     fn identity(&self) -> &str;
     /// The body.

@@ -6,7 +6,7 @@
 
 use crate::store::StoreError;
 use std::collections::BTreeSet;
-use tidemill_types::{Digest, Epoch, Published, Root, Value};
+use tidemill_types::{Cell, Digest, Epoch, Published, Root};
 
 /// A view that roots can name: every table is at the same epoch in it.
 pub trait View: Send {
@@ -95,8 +95,8 @@ pub enum Portion {
     Any(Share),
 }
 
-/// Takes a row; an error ends the reading.
-pub type EachRow<'e> = &'e mut dyn FnMut(Vec<Value>) -> Result<(), ViewError>;
+/// Takes the cells of a row; an error ends the reading.
+pub type EachRow<'e> = &'e mut dyn FnMut(&[Cell<'_>]) -> Result<(), ViewError>;
 
 /// The tables of one committed epoch, as a starting worker or a reader sees them.
 pub trait Stored: Send + Sync {

@@ -10,7 +10,7 @@ use crate::source::{SourceRow, Word};
 use serde::{Deserialize, Serialize};
 use std::marker::PhantomData;
 use std::sync::Arc;
-use tidemill_types::{Cell, Digest, Kind, Partition, Row, RowError, TableSchema, Text, Value, ValueReader};
+use tidemill_types::{Cell, CellReader, Digest, Kind, Partition, Row, RowError, TableSchema, Text};
 
 /// A row of a source table: the current word, when it is a row.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -114,8 +114,6 @@ pub struct WordReader<T> {
     /// Whether each of the source table's columns after the identity is the body.
     texts: Vec<bool>,
     facts: usize,
-    /// The values of a row's columns and facts; kept for its memory.
-    row: Vec<Value>,
     /// The last word's: words of a partition stand together, and share its name.
     partition: Option<Partition>,
     reads: PhantomData<T>,
@@ -124,7 +122,7 @@ pub struct WordReader<T> {
 impl<T: SourceRow> Default for WordReader<T> {
     fn default() -> Self {
         let texts = T::columns()[1..].iter().map(|(_, kind)| *kind == Kind::Text).collect();
-        Self { texts, facts: T::facts().len(), row: Vec::new(), partition: None, reads: PhantomData }
+        Self { texts, facts: T::facts().len(), partition: None, reads: PhantomData }
     }
 }
 
@@ -139,8 +137,8 @@ impl<T: SourceRow> WordReader<T> {
     /// # Errors
     ///
     /// When they are not those of such a row.
-    pub fn read(&mut self, mut values: Vec<Value>) -> Result<(Digest, Word<T>), RowError> {
-        let mut reader = ValueReader::new(&values);
+    pub fn read(&mut self, cells: &[Cell<'_>]) -> Result<(Digest, Word<T>), RowError> {
+        let mut reader = CellReader::new(cells);
         let identity: Arc<str> = reader.str()?.into();
         let partition = self.partition(reader.str()?);
         let offset = reader.long()? as u64;
@@ -157,8 +155,8 @@ impl<T: SourceRow> WordReader<T> {
                     found: "another length".into(),
                     expected: "16 bytes",
                 })?;
-                self.lay_out(&mut values, Text { digest, len: len as u32, origin: None });
-                Some(Arc::new(T::read(&mut ValueReader::new(&self.row))?))
+                let row = self.lay_out(cells, Text { digest, len: len as u32, origin: None });
+                Some(Arc::new(T::read(&mut CellReader::new(&row))?))
             }
             _ => None,
         };
@@ -173,18 +171,15 @@ impl<T: SourceRow> WordReader<T> {
         }
     }
 
-    /// Moves the values of `T::columns` and `T::facts` out of those of a state row, with the body in its place.
-    fn lay_out(&mut self, values: &mut Vec<Value>, body: Text) {
-        let mut rest = values.drain(8..);
-        self.row.clear();
-        // The identity's place, which is known only once the others are moved.
-        self.row.push(Value::Null);
+    /// The cells of `T::columns` and `T::facts` out of those of a state row, with the body in its place.
+    fn lay_out<'a>(&self, cells: &[Cell<'a>], body: Text) -> Vec<Cell<'a>> {
+        let mut rest = cells[8..].iter().copied();
+        let mut row = Vec::with_capacity(1 + self.texts.len() + self.facts);
+        row.push(cells[0]);
         for is_text in &self.texts {
-            let value = if *is_text { Some(Value::Text(body)) } else { rest.next() };
-            self.row.push(value.unwrap_or(Value::Null));
+            row.push(if *is_text { Cell::Text(body) } else { rest.next().unwrap_or(Cell::Null) });
         }
-        self.row.extend(rest.by_ref().take(self.facts));
-        drop(rest);
-        self.row[0] = values.swap_remove(0);
+        row.extend(rest.take(self.facts));
+        row
     }
 }

@@ -625,10 +625,11 @@ impl Stored for Held {
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         for row in self.rows.get(table).into_iter().flatten() {
-            match columns {
-                Some(columns) => each(columns.iter().map(|place| row[*place].clone()).collect())?,
-                None => each(row.clone())?,
-            }
+            let cells: Vec<_> = match columns {
+                Some(columns) => columns.iter().map(|place| row[*place].cell()).collect(),
+                None => row.iter().map(Value::cell).collect(),
+            };
+            each(&cells)?;
         }
         Ok(())
     }

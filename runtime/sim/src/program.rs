@@ -15,8 +15,8 @@ use tidemill_core::source::{
 use tidemill_core::words::{SourceTableRow, StateRow, source_schema, state_schema};
 use tidemill_operators::{join, pending, sums, upsert};
 use tidemill_types::{
-    Cell, Digest, Kind, ModelId, Origin, Partition, ProgramId, Row, RowError, TableSchema, Text, Value,
-    ValueReader, hex,
+    Cell, CellReader, Digest, Kind, ModelId, Origin, Partition, ProgramId, Row, RowError, TableSchema, Text,
+    Value, hex,
 };
 
 /// The stream's name.
@@ -57,10 +57,10 @@ impl SourceRow for Doc {
         out(Cell::Long(self.bytes));
     }
 
-    fn read(values: &mut ValueReader<'_>) -> Result<Self, RowError> {
-        let (id, body) = (values.str()?.to_string(), values.text()?);
-        let (title, text) = (values.str()?.to_string(), values.bytes()?.to_vec());
-        Ok(Self { id, body, title, text, bytes: values.long()? })
+    fn read(cells: &mut CellReader<'_>) -> Result<Self, RowError> {
+        let (id, body) = (cells.str()?.to_string(), cells.text()?);
+        let (title, text) = (cells.str()?.to_string(), cells.bytes()?.to_vec());
+        Ok(Self { id, body, title, text, bytes: cells.long()? })
     }
 
     fn identity(&self) -> &str {

@@ -20,7 +20,7 @@ pub use root::{
     Asked, Cursors, FORMAT, Gap, ModelId, Positions, ProgramId, Published, PublishedTable, Put, Root,
     SectionRef, SegmentRef, Tag, root_epoch, root_name,
 };
-pub use row::{Cell, Row, RowError, Value, ValueReader, hex, key_digest, row_digest};
+pub use row::{Cell, CellReader, Row, RowError, Value, hex, key_digest, row_digest};
 pub use schema::{Column, Kind, TableSchema};
 pub use text::{Origin, Text};
 

@@ -1,14 +1,14 @@
 //! A row as it leaves the dataflow and as it is read back.
 //!
 //! Inside the dataflow a row is a Rust value of its own type. At the edge it is a sequence of
-//! [`Cell`]s, one for each column of its schema; read back it is a sequence of [`Value`]s. The key
-//! digest and the row digest are functions of the cells alone, so the log, the lake and the flow
-//! agree on them without sharing anything else.
+//! [`Cell`]s, one for each column of its schema, and so it is where it is read back: cells are borrowed from
+//! the columns that were read. [`Value`]s are for whoever keeps them. The key digest and the row digest are
+//! functions of the cells alone, so the log, the lake and the flow agree on them without sharing anything else.
 
 use crate::{Digest, Kind, TableSchema, Text};
 use serde::{Deserialize, Serialize};
 
-/// One column's value, borrowed from a row.
+/// One column's value, borrowed from a row or from stored columns.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Cell<'a> {
     /// Null of any kind.
@@ -174,48 +174,48 @@ pub struct RowError {
     pub expected: &'static str,
 }
 
-/// Takes the values of a stored row one after the other, checking their kinds.
-pub struct ValueReader<'a> {
-    values: &'a [Value],
+/// Takes the cells of a stored row one after the other, checking their kinds.
+pub struct CellReader<'a> {
+    cells: &'a [Cell<'a>],
     place: usize,
 }
 
 macro_rules! take {
     ($name:ident, $optional:ident, $ty:ty, $expected:literal, $($pattern:pat => $value:expr),+) => {
-        #[doc = concat!("The next value, ", $expected, ".")]
+        #[doc = concat!("The next cell, ", $expected, ".")]
         pub fn $name(&mut self) -> Result<$ty, RowError> {
             match self.next() { $($pattern => Ok($value),)+ other => Err(self.wrong(other, $expected)) }
         }
-        #[doc = concat!("The next value, ", $expected, " or null.")]
+        #[doc = concat!("The next cell, ", $expected, " or null.")]
         pub fn $optional(&mut self) -> Result<Option<$ty>, RowError> {
-            match self.next() { Some(Value::Null) => Ok(None), $($pattern => Ok(Some($value)),)+
+            match self.next() { Some(Cell::Null) => Ok(None), $($pattern => Ok(Some($value)),)+
                 other => Err(self.wrong(other, $expected)) }
         }
     };
 }
 
-impl<'a> ValueReader<'a> {
-    /// Starts at the first value.
-    pub fn new(values: &'a [Value]) -> Self {
-        Self { values, place: 0 }
+impl<'a> CellReader<'a> {
+    /// Starts at the first cell.
+    pub fn new(cells: &'a [Cell<'a>]) -> Self {
+        Self { cells, place: 0 }
     }
 
-    fn next(&mut self) -> Option<&'a Value> {
+    fn next(&mut self) -> Option<Cell<'a>> {
         self.place += 1;
-        self.values.get(self.place - 1)
+        self.cells.get(self.place - 1).copied()
     }
 
-    fn wrong(&self, found: Option<&Value>, expected: &'static str) -> RowError {
+    fn wrong(&self, found: Option<Cell<'_>>, expected: &'static str) -> RowError {
         RowError { column: self.place - 1, found: format!("{found:?}"), expected }
     }
 
-    take!(str, str_opt, &'a str, "a string", Some(Value::Str(s)) => s.as_str());
-    take!(text, text_opt, Text, "a text", Some(Value::Text(t)) => *t);
-    take!(long, long_opt, i64, "a long", Some(Value::Long(n)) => *n);
-    take!(int, int_opt, i32, "an int", Some(Value::Int(n)) => *n);
-    take!(double, double_opt, f64, "a double", Some(Value::Double(x)) => *x);
-    take!(bool, bool_opt, bool, "a boolean", Some(Value::Bool(b)) => *b);
-    take!(bytes, bytes_opt, &'a [u8], "bytes", Some(Value::Bytes(b)) => b.as_slice());
-    take!(micros, micros_opt, i64, "a timestamp", Some(Value::Micros(n)) => *n);
-    take!(floats, floats_opt, &'a [f32], "floats", Some(Value::Floats(v)) => v.as_slice());
+    take!(str, str_opt, &'a str, "a string", Some(Cell::Str(s)) => s);
+    take!(text, text_opt, Text, "a text", Some(Cell::Text(t)) => t);
+    take!(long, long_opt, i64, "a long", Some(Cell::Long(n)) => n);
+    take!(int, int_opt, i32, "an int", Some(Cell::Int(n)) => n);
+    take!(double, double_opt, f64, "a double", Some(Cell::Double(x)) => x);
+    take!(bool, bool_opt, bool, "a boolean", Some(Cell::Bool(b)) => b);
+    take!(bytes, bytes_opt, &'a [u8], "bytes", Some(Cell::Bytes(b)) => b);
+    take!(micros, micros_opt, i64, "a timestamp", Some(Cell::Micros(n)) => n);
+    take!(floats, floats_opt, &'a [f32], "floats", Some(Cell::Floats(v)) => v);
 }

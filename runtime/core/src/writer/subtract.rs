@@ -44,36 +44,32 @@ pub(super) fn difference(
 ) -> Result<Vec<(Vec<Value>, i64)>, ViewError> {
     let mut only_stored: HashMap<Digest, i64> = HashMap::new();
     stored.for_each_row(table, None, Portion::Keys(share), &mut |row| {
-        *only_stored.entry(digest_of(&row)).or_default() += 1;
+        *only_stored.entry(row_digest(row.iter().copied())).or_default() += 1;
         Ok(())
     })?;
     let mut only_recomputed = Net::default();
     for mut batch in recomputed {
         batch.drain(&mut |row, diff| {
-            let mut values = Vec::new();
-            row.cells(&mut |cell: Cell<'_>| values.push(cell.to_value()));
-            let digest = digest_of(&values);
+            let mut cells = Vec::new();
+            row.cells(&mut |cell| cells.push(cell));
+            let digest = row_digest(cells.iter().copied());
             match only_stored.get_mut(&digest).filter(|_| diff == 1) {
                 Some(1) => drop(only_stored.remove(&digest)),
                 Some(count) => *count -= 1,
-                None => only_recomputed.add(digest, values, diff),
+                None => only_recomputed.add(digest, cells.iter().map(Cell::to_value).collect(), diff),
             }
         });
     }
     if !only_stored.is_empty() {
         stored.for_each_row(table, None, Portion::Keys(share), &mut |row| {
-            let digest = digest_of(&row);
+            let digest = row_digest(row.iter().copied());
             if let Some(count) = only_stored.remove(&digest) {
-                only_recomputed.add(digest, row, -count);
+                only_recomputed.add(digest, row.iter().map(Cell::to_value).collect(), -count);
             }
             Ok(())
         })?;
     }
     Ok(only_recomputed.into_changes())
-}
-
-fn digest_of(row: &[Value]) -> Digest {
-    row_digest(row.iter().map(Value::cell))
 }
 
 /// Rows and how often each is there, by their digests.

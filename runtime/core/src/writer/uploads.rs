@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tidemill_types::{Digest, Epoch, SegmentRef, TableSchema, Value, key_digest};
+use tidemill_types::{Cell, Digest, Epoch, SegmentRef, TableSchema, Value, key_digest};
 
 /// The pause after the first failure, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(5));
@@ -122,7 +122,7 @@ impl Uploads {
             }
             let mut old: Vec<(Vec<Value>, i64)> = Vec::new();
             back.tables.for_each_row(&schema.name, None, Portion::Keys(share), &mut |row| {
-                old.push((row, 1));
+                old.push((row.iter().map(Cell::to_value).collect(), 1));
                 Ok(())
             })?;
             let changes = difference(&schema.name, vec![Box::new(old)], &*self.stored, share)?;

@@ -13,7 +13,7 @@ use tidemill_core::segment::{Change, decode_changes};
 use tidemill_core::store::SharedStore;
 use tidemill_core::view::Share;
 use tidemill_types::invariants::tagged;
-use tidemill_types::{Digest, Epoch, Root, TableSchema, Value, root_name, row_digest};
+use tidemill_types::{Cell, Digest, Epoch, Root, TableSchema, Value, root_name, row_digest};
 
 impl From<LakeError> for Error {
     fn from(error: LakeError) -> Self {
@@ -347,7 +347,7 @@ impl StoreTables {
     ) -> Result<(), Error> {
         let mut ended = Ok(());
         self.snapshot.for_each_row(table, form, None, Share::ALL, &mut |row| {
-            ended = each(row);
+            ended = each(row.iter().map(Cell::to_value).collect());
             match ended {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),

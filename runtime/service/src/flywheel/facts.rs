@@ -8,7 +8,7 @@ use super::conversation::{Conversation, Message, assistant_turns, render};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tidemill_operators::json::{Canonical, Json, JsonKind, digest};
-use tidemill_types::{Cell, Digest, Kind, RowError, ValueReader};
+use tidemill_types::{Cell, CellReader, Digest, Kind, RowError};
 
 /// A text that a model may be asked about.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -249,40 +249,40 @@ pub fn cells<'a>(facts: Option<&'a SampleFacts>, out: &mut dyn FnMut(Cell<'a>)) 
 }
 
 /// The facts whose cells these are.
-pub fn read(values: &mut ValueReader<'_>) -> Result<Option<SampleFacts>, RowError> {
-    let Some(conversation) = values.bytes_opt()? else {
+pub fn read(cells: &mut CellReader<'_>) -> Result<Option<SampleFacts>, RowError> {
+    let Some(conversation) = cells.bytes_opt()? else {
         for _ in 1..COLUMNS.len() {
-            values.bytes_opt()?;
+            cells.bytes_opt()?;
         }
         return Ok(None);
     };
     Ok(Some(SampleFacts {
         conversation: fixed(conversation)?,
-        tools: values.bytes_opt()?.map(fixed).transpose()?,
-        prompt: fixed(values.bytes()?)?,
-        completion: fixed(values.bytes()?)?,
-        user: read_text(values)?,
-        answer: read_text(values)?,
-        tokens: values.long()? as u64,
-        prompt_messages: read_count(values)?,
-        messages: read_count(values)?,
-        assistant_turns: read_count(values)?,
-        prompt_turns: read_count(values)?,
-        messages_len: read_count(values)?,
-        tools_len: read_count(values)?,
-        opening_bucket: values.int_opt()?.map(|bucket| bucket as u16),
-        text_only: values.bool()?,
+        tools: cells.bytes_opt()?.map(fixed).transpose()?,
+        prompt: fixed(cells.bytes()?)?,
+        completion: fixed(cells.bytes()?)?,
+        user: read_text(cells)?,
+        answer: read_text(cells)?,
+        tokens: cells.long()? as u64,
+        prompt_messages: read_count(cells)?,
+        messages: read_count(cells)?,
+        assistant_turns: read_count(cells)?,
+        prompt_turns: read_count(cells)?,
+        messages_len: read_count(cells)?,
+        tools_len: read_count(cells)?,
+        opening_bucket: cells.int_opt()?.map(|bucket| bucket as u16),
+        text_only: cells.bool()?,
     }))
 }
 
-fn read_text(values: &mut ValueReader<'_>) -> Result<Option<TextFact>, RowError> {
-    let digest = values.bytes_opt()?.map(fixed).transpose()?;
-    let len = values.long_opt()?.map(|len| len as u32);
+fn read_text(cells: &mut CellReader<'_>) -> Result<Option<TextFact>, RowError> {
+    let digest = cells.bytes_opt()?.map(fixed).transpose()?;
+    let len = cells.long_opt()?.map(|len| len as u32);
     Ok(digest.zip(len).map(|(digest, len)| TextFact { digest, len }))
 }
 
-fn read_count(values: &mut ValueReader<'_>) -> Result<u32, RowError> {
-    Ok(values.long()? as u32)
+fn read_count(cells: &mut CellReader<'_>) -> Result<u32, RowError> {
+    Ok(cells.long()? as u32)
 }
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], RowError> {

@@ -136,9 +136,9 @@ fn subjects<'s>(
 }
 
 fn of_trajectory(row: &TrajectoryRow) -> (Digest, Option<Arc<Subject>>) {
-    let id = format!("trajectory:{}", row.id);
+    let id = prefixed("trajectory:", &row.id);
     let subject = row.facts.map(|facts| Subject {
-        id: id.as_str().into(),
+        id: id.clone(),
         key: identity_digest(&row.id),
         stream: 0,
         body: row.body.digest,
@@ -154,9 +154,9 @@ fn of_trajectory(row: &TrajectoryRow) -> (Digest, Option<Arc<Subject>>) {
 }
 
 fn of_call(row: &CallRow) -> (Digest, Option<Arc<Subject>>) {
-    let id = format!("call:{}", row.request_id);
+    let id = prefixed("call:", &row.request_id);
     let subject = row.facts.map(|facts| Subject {
-        id: id.as_str().into(),
+        id: id.clone(),
         key: identity_digest(&row.request_id),
         stream: 1,
         body: row.body.digest,
@@ -204,6 +204,10 @@ fn name(text: &str) -> Str {
     Str::from(text)
 }
 
+fn prefixed(kind: &str, id: &str) -> Str {
+    [kind, id].concat().into()
+}
+
 fn classify(row: &ScoreRow, settings: &FlywheelSettings) -> Classified {
     let unused = |reason: &str| Err((name(reason), row.metric.clone()));
     let Some(subject) = &row.subject else { return unused("no_ref") };
@@ -246,7 +250,7 @@ fn scored<'s>(
 
 fn stream_eval(scored: Scored, (sample_id, model): SampleRef) -> (Eval, Option<Str>) {
     let eval = Eval {
-        eval_id: format!("score:{}", scored.row_id).into(),
+        eval_id: prefixed("score:", &scored.row_id),
         sample_id,
         subject: scored.subject,
         metric: scored.metric,
@@ -271,7 +275,7 @@ fn reported<'s>(
     join(rewards, sample_of, |_, (subject, value), (sample_id, model)| {
         let id = subject.strip_prefix("trajectory:").unwrap_or(subject);
         let eval = Eval {
-            eval_id: format!("reported:{id}").into(),
+            eval_id: prefixed("reported:", id),
             sample_id: sample_id.clone(),
             subject: subject.clone(),
             metric: name("reported_reward"),
@@ -354,17 +358,21 @@ fn relevance<'s>(
 
 fn cosine(a: &Outcome, b: &Outcome) -> i64 {
     let (Outcome::Vector { vector: a, .. }, Outcome::Vector { vector: b, .. }) = (a, b) else { return 0 };
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let norms = dot(a, a) * dot(b, b);
+    // Three sums side by side: one addition of a sum waits for the one before, and their order is fixed.
+    let (mut ab, mut aa, mut bb) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b))) {
+        (ab, aa, bb) = (ab + a * b, aa + a * a, bb + b * b);
+    }
+    let norms: f64 = aa * bb;
     if norms == 0.0 {
         return 0;
     }
-    millionths((dot(a, b) / norms.sqrt()).clamp(0.0, 1.0))
+    millionths((ab / norms.sqrt()).clamp(0.0, 1.0))
 }
 
 fn judged_eval((value, judge): &Judged, subject: &Subject) -> Eval {
     Eval {
-        eval_id: format!("model:{}", subject.id).into(),
+        eval_id: prefixed("model:", &subject.id),
         sample_id: subject.id.clone(),
         subject: subject.id.clone(),
         metric: name("relevance"),
@@ -404,8 +412,8 @@ fn request(subject: &Subject, fact: TextFact, part: u8) -> Request {
     Request { digest: fact.digest, text, body: subject.body }
 }
 
-/// An eligible sample and its quality.
-type Eligible = (Sample, i64);
+/// An eligible sample, its quality, and what breaks a tie of qualities.
+type Eligible = (Sample, i64, [u8; 32]);
 
 fn is_held_out(subject: &Subject, settings: &FlywheelSettings) -> bool {
     let bucket = subject.facts.opening_bucket;
@@ -430,7 +438,10 @@ fn eligible<'s>(
     });
     let relevance_min = millionths(settings.relevance_min);
     let relevant = relevance.flat_map(move |(key, (value, _))| (value >= relevance_min).then_some((key, ())));
-    (holdout, join(candidates, relevant, |_, eligible, ()| eligible.clone()))
+    let eligible = join(candidates, relevant, |_, (sample, quality), ()| {
+        (sample.clone(), *quality, tie_break(&sample.subject.id))
+    });
+    (holdout, eligible)
 }
 
 /// What breaks a tie of qualities.
@@ -440,41 +451,38 @@ fn tie_break(sample_id: &str) -> [u8; 32] {
 
 fn sft<'s>(eligible: Table<'s, Eligible>, settings: &Arc<FlywheelSettings>) -> Table<'s, Sft> {
     let (quality_min, rules) = (millionths(settings.quality_min), settings.clone());
-    let good = eligible.filter(move |(sample, quality)| {
+    let good = eligible.filter(move |(sample, quality, _)| {
         *quality >= quality_min && rules.allows_model(sample.subject.model.as_deref())
     });
-    let ranked = good.map(|(sample, quality)| {
+    let ranked = good.map(|(sample, quality, tie)| {
         let group = (sample.subject.tenant.clone(), sample.subject.task.clone());
-        let rank = (Reverse(quality), tie_break(&sample.subject.id));
-        (group, (rank, Sft { sample, quality }))
+        (group, ((Reverse(quality), tie), Sft { sample, quality }))
     });
     top_k(ranked, settings.per_task as usize).map(|(_, row)| row)
 }
 
-/// The hex of a digest of what a preference is grouped by.
-fn pair_of(subject: &Subject, same_model: bool) -> Str {
+/// The digest of what a preference is grouped by.
+fn pair_of(subject: &Subject, same_model: bool) -> Digest {
     let tools = subject.facts.tools().map(Digest::to_bytes);
     let optional = |text: &Option<Str>| text.as_deref().map(|t| format!("={t}")).unwrap_or_default();
     let model = subject.model.as_deref().unwrap_or("unknown");
-    let digest = Digest::of_parts([
+    Digest::of_parts([
         optional(&subject.tenant).as_bytes(),
         subject.task.as_bytes(),
         &subject.facts.prompt().to_bytes(),
         tools.as_ref().map_or(&[], <[u8; 16]>::as_slice),
         if same_model { model.as_bytes() } else { b"" },
-    ]);
-    digest.to_string().into()
+    ])
 }
 
 fn preferences<'s>(eligible: Table<'s, Eligible>, settings: &Arc<FlywheelSettings>) -> Table<'s, Preference> {
     let (rules, margin) = (settings.clone(), millionths(settings.margin));
-    let sides = eligible.map(move |(sample, quality)| {
+    let sides = eligible.map(move |(sample, quality, tie)| {
         let subject = sample.subject;
-        let tie = tie_break(&subject.id);
         let best = rules.allows_model(subject.model.as_deref()).then_some((Reverse(quality), tie));
         let pair = pair_of(&subject, rules.same_model);
         (pair, Candidate { best, worst: (quality, tie), value: Side { subject, quality } })
     });
     let pairs = pair_extremes(sides, move |best: &Side, worst| best.quality - worst.quality >= margin);
-    pairs.map(|(pair, (chosen, rejected))| Preference { pair, chosen, rejected })
+    pairs.map(|(pair, (chosen, rejected))| Preference { pair: pair.to_string().into(), chosen, rejected })
 }

@@ -8,7 +8,7 @@ use super::facts::{self, SampleFacts};
 use serde::{Deserialize, Serialize};
 use std::{cmp::Ordering, sync::Arc};
 use tidemill_core::source::SourceRow;
-use tidemill_types::{Cell, Kind, RowError, Text, ValueReader};
+use tidemill_types::{Cell, CellReader, Kind, RowError, Text};
 
 /// A 64-bit float that can stand in a row: equal when its bits are, in total order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
@@ -116,16 +116,16 @@ fn double(real: Option<Real>) -> Cell<'static> {
     real.map_or(Cell::Null, |real| Cell::Double(real.get()))
 }
 
-fn str(values: &mut ValueReader<'_>) -> Result<Arc<str>, RowError> {
-    Ok(values.str()?.into())
+fn str(cells: &mut CellReader<'_>) -> Result<Arc<str>, RowError> {
+    Ok(cells.str()?.into())
 }
 
-fn str_opt(values: &mut ValueReader<'_>) -> Result<Option<Arc<str>>, RowError> {
-    Ok(values.str_opt()?.map(Arc::from))
+fn str_opt(cells: &mut CellReader<'_>) -> Result<Option<Arc<str>>, RowError> {
+    Ok(cells.str_opt()?.map(Arc::from))
 }
 
-fn real_opt(values: &mut ValueReader<'_>) -> Result<Option<Real>, RowError> {
-    Ok(values.double_opt()?.map(Real::from))
+fn real_opt(cells: &mut CellReader<'_>) -> Result<Option<Real>, RowError> {
+    Ok(cells.double_opt()?.map(Real::from))
 }
 
 impl SourceRow for TrajectoryRow {
@@ -165,19 +165,19 @@ impl SourceRow for TrajectoryRow {
         facts::cells(self.facts.as_ref(), out);
     }
 
-    fn read(values: &mut ValueReader<'_>) -> Result<Self, RowError> {
+    fn read(cells: &mut CellReader<'_>) -> Result<Self, RowError> {
         Ok(Self {
-            id: str(values)?,
-            task_id: str(values)?,
-            agent: str_opt(values)?,
-            model: str_opt(values)?,
-            reward: real_opt(values)?,
-            outcome: str_opt(values)?,
-            tenant: str_opt(values)?,
-            user_id: str_opt(values)?,
-            ts: str_opt(values)?,
-            body: values.text()?,
-            facts: facts::read(values)?,
+            id: str(cells)?,
+            task_id: str(cells)?,
+            agent: str_opt(cells)?,
+            model: str_opt(cells)?,
+            reward: real_opt(cells)?,
+            outcome: str_opt(cells)?,
+            tenant: str_opt(cells)?,
+            user_id: str_opt(cells)?,
+            ts: str_opt(cells)?,
+            body: cells.text()?,
+            facts: facts::read(cells)?,
         })
     }
 
@@ -223,17 +223,17 @@ impl SourceRow for CallRow {
         facts::cells(self.facts.as_ref(), out);
     }
 
-    fn read(values: &mut ValueReader<'_>) -> Result<Self, RowError> {
+    fn read(cells: &mut CellReader<'_>) -> Result<Self, RowError> {
         Ok(Self {
-            request_id: str(values)?,
-            model: str_opt(values)?,
-            session_id: str_opt(values)?,
-            status: values.int_opt()?,
-            tenant: str_opt(values)?,
-            user_id: str_opt(values)?,
-            ts: str_opt(values)?,
-            body: values.text()?,
-            facts: facts::read(values)?,
+            request_id: str(cells)?,
+            model: str_opt(cells)?,
+            session_id: str_opt(cells)?,
+            status: cells.int_opt()?,
+            tenant: str_opt(cells)?,
+            user_id: str_opt(cells)?,
+            ts: str_opt(cells)?,
+            body: cells.text()?,
+            facts: facts::read(cells)?,
         })
     }
 
@@ -275,15 +275,15 @@ impl SourceRow for ScoreRow {
 
     fn fact_cells<'a>(&'a self, _out: &mut dyn FnMut(Cell<'a>)) {}
 
-    fn read(values: &mut ValueReader<'_>) -> Result<Self, RowError> {
+    fn read(cells: &mut CellReader<'_>) -> Result<Self, RowError> {
         Ok(Self {
-            row_id: str(values)?,
-            subject: str_opt(values)?,
-            metric: str(values)?,
-            score: real_opt(values)?,
-            judge: str_opt(values)?,
-            judge_type: str_opt(values)?,
-            body: values.text()?,
+            row_id: str(cells)?,
+            subject: str_opt(cells)?,
+            metric: str(cells)?,
+            score: real_opt(cells)?,
+            judge: str_opt(cells)?,
+            judge_type: str_opt(cells)?,
+            body: cells.text()?,
         })
     }
 

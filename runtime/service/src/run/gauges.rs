@@ -100,7 +100,7 @@ struct SinkStands {
 }
 
 impl SinkStands {
-    /// When the oldest commit was made that the topics lack, milliseconds since 1970.
+    /// When the oldest commit was made that may be missing in the topics, milliseconds since 1970.
     fn behind_since(&self) -> Option<i64> {
         self.commits.oldest().into_iter().chain(self.unsent_ms).min()
     }
@@ -294,7 +294,6 @@ impl Gauges {
 
     /// A root is committed, at this time of the run's stopwatch.
     pub fn committed(&self, root: &Root, at: u64) {
-        self.newest.set(root);
         let mut inner = self.inner();
         inner.epoch = root.epoch;
         inner.positions.clone_from(&root.positions);
@@ -318,6 +317,9 @@ impl Gauges {
                 inner.results += section.inserted;
             }
         }
+        drop(inner);
+        // The sink deals with it at once: by then it waits.
+        self.newest.set(root);
     }
 
     /// A publication is complete.

@@ -382,15 +382,7 @@ impl Watch<'_> {
                 break;
             }
             if let Some(error) = edge.failure() {
-                // What a successor has deleted is missing for that reason and no other.
-                let fenced = started.fenced();
-                if fenced.is_some() {
-                    self.gauges.superseded();
-                    failed = None;
-                }
-                let error = fenced.unwrap_or(error);
-                self.gauges.enter(Phase::Failed(error.clone()));
-                failed.get_or_insert(error);
+                self.fail(error, &started, &mut failed);
                 self.ends.stop.store(true, Ordering::Release);
                 self.torn = true;
                 edge.abort();
@@ -469,6 +461,18 @@ impl Watch<'_> {
         self.report();
     }
 
+    /// The run fails. What a successor has deleted is missing for that reason and no other.
+    fn fail(&self, error: String, started: &Started, failed: &mut Option<String>) {
+        let fenced = started.fenced();
+        if fenced.is_some() {
+            self.gauges.superseded();
+            *failed = None;
+        }
+        let error = fenced.unwrap_or(error);
+        self.gauges.enter(Phase::Failed(error.clone()));
+        failed.get_or_insert(error);
+    }
+
     /// Says once why the run ends.
     fn leave(&self, reason: &str) {
         if self.gauges.enter(Phase::Leaving(reason.to_string())) {
@@ -513,8 +517,7 @@ impl Watch<'_> {
                 }
             }
             FromConductor::Failed(error) => {
-                self.gauges.enter(Phase::Failed(error.clone()));
-                failed.get_or_insert(error);
+                self.fail(error, started, failed);
                 self.torn = true;
                 edge.abort();
             }

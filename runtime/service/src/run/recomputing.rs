@@ -11,7 +11,7 @@ use tidemill_core::batch::{self, WordBatches};
 use tidemill_core::program::Program;
 use tidemill_core::source::{RawRecord, RawValue, SourceBatch};
 use tidemill_core::view::Share;
-use tidemill_types::{Kind, Partition, TableSchema, Value};
+use tidemill_types::{Cell, Kind, Partition, TableSchema, Value};
 
 /// Recomputes a snapshot's derived tables; texts come as handles.
 ///
@@ -41,14 +41,14 @@ fn decode(
     let mut decoder = program.decoder(stream);
     let (mut words, mut wrong) = (WordBatches::new(), None);
     let body = schema.columns.iter().position(|column| column.kind == Kind::Text);
-    let mut take = |row: Vec<Value>| -> Option<()> {
+    let mut take = |row: &[Cell<'_>]| -> Option<()> {
         let count = row.len();
-        let (Value::Str(identity), Value::Str(body)) = (&row[0], &row[body?]) else { return None };
-        let Value::Str(partition) = &row[count - 3] else { return None };
-        let Value::Long(offset) = row[count - 2] else { return None };
+        let (Cell::Str(identity), Cell::Str(body)) = (row[0], row[body?]) else { return None };
+        let Cell::Str(partition) = row[count - 3] else { return None };
+        let Cell::Long(offset) = row[count - 2] else { return None };
         let partition = Partition::parse(partition);
         let timestamp = match row[count - 1] {
-            Value::Micros(at) => Some(at),
+            Cell::Micros(at) => Some(at),
             _ => None,
         };
         let key = matches!(partition, Partition::Number(..)).then_some(identity.as_bytes());
@@ -60,7 +60,7 @@ fn decode(
         batch.rejects.is_empty().then_some(())
     };
     snapshot.for_each_row(&schema.name, TextForm::Resolved, None, Share::ALL, &mut |row| {
-        let shown = row.first().cloned();
+        let shown = row.first().map(Cell::to_value);
         match take(row) {
             Some(()) => ControlFlow::Continue(()),
             None => {

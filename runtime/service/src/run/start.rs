@@ -11,6 +11,7 @@ use crate::config::Settings;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tidemill_connectors::edge::Tokio;
 use tidemill_connectors::lake::{LakeOptions, LakePublisher, Snapshot, SnapshotOptions};
 use tidemill_connectors::store::SegmentCache;
@@ -25,7 +26,7 @@ use tidemill_core::view::{EachRow, Portion, Stored, View, ViewError};
 use tidemill_core::writer::{
     Back, Claim, ClaimError, Claimed, Collector, Retention, Standing, claim_store, idle_max_us, kept_root,
 };
-use tidemill_types::{Epoch, ModelId, Root, TableSchema};
+use tidemill_types::{Cell, Epoch, ModelId, Root, TableSchema};
 use tokio::runtime::Handle;
 
 /// What a claim needs.
@@ -167,7 +168,7 @@ impl Stored for Filling {
         each: EachRow<'_>,
     ) -> Result<(), ViewError> {
         let mut rows = 0;
-        let mut counted = |row| {
+        let mut counted = |row: &[Cell<'_>]| {
             rows += 1;
             if rows == ROWS_COUNTED {
                 self.recovery.filled(std::mem::take(&mut rows));
@@ -321,10 +322,20 @@ impl Started {
     }
 }
 
+/// How long a store that does not answer is asked for its newest root, and how often.
+const LOOK: (Duration, usize) = (Duration::from_secs(5), 3);
+
 fn fenced(runtime: &Handle, store: &SharedStore, ours: u64) -> Option<String> {
     let newest = runtime.block_on(async {
-        let look = newest_root(&**store, None);
-        tokio::time::timeout(std::time::Duration::from_secs(5), look).await.ok()?.ok()?
+        for _ in 0..LOOK.1 {
+            let began = tokio::time::Instant::now();
+            match tokio::time::timeout(LOOK.0, newest_root(&**store, None)).await {
+                Ok(Ok(newest)) => return newest,
+                Ok(Err(_)) => tokio::time::sleep_until(began + LOOK.0).await,
+                Err(_) => {}
+            }
+        }
+        None
     })?;
     let fenced = Fenced { epoch: newest.epoch, theirs: newest.generation, ours };
     (newest.generation > ours).then(|| fenced.to_string())

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tidemill_core::source::{Decode, Decoded, RawRecord, RawValue, SourceRow, Word, identity_digest};
 use tidemill_core::words::{StateRow, WordReader};
-use tidemill_types::{Digest, Origin, Partition, Row, Text, ValueReader};
+use tidemill_types::{Cell, CellReader, Digest, Origin, Partition, Row, Text};
 
 const TRAJECTORY: &str = r#"{"id":"t1","task_id":"k","messages":[{"role":"assistant","content":"hi"}]}"#;
 const CALL: &str = r#"{"request_id":"c1","prompt":[{"content":"q"}],"response":"a"}"#;
@@ -350,16 +350,16 @@ fn round_trip<R: SourceRow>(row: &R) {
     let mut values = Vec::new();
     row.cells(&mut |cell| values.push(cell.to_value()));
     assert_eq!(values.len(), R::columns().len());
-    let kinds = R::columns();
     row.fact_cells(&mut |cell| values.push(cell.to_value()));
-    assert_eq!(values.len(), kinds.len() + R::facts().len());
-    let read = R::read(&mut ValueReader::new(&values)).expect("what was written");
+    assert_eq!(values.len(), R::columns().len() + R::facts().len());
+    let cells: Vec<Cell<'_>> = values.iter().map(|value| value.cell()).collect();
+    let read = R::read(&mut CellReader::new(&cells)).expect("what was written");
     assert_eq!(&read, row);
     assert_eq!(row.identity(), read.identity());
-    for place in 0..values.len() {
-        let mut broken = values.clone();
-        broken[place] = tidemill_types::Value::Floats(vec![]);
-        assert!(R::read(&mut ValueReader::new(&broken)).is_err(), "column {place}");
+    for place in 0..cells.len() {
+        let mut broken = cells.clone();
+        broken[place] = Cell::Floats(&[]);
+        assert!(R::read(&mut CellReader::new(&broken)).is_err(), "column {place}");
     }
 }
 
@@ -374,16 +374,16 @@ fn words_round_trip<R: SourceRow>(rows: Vec<R>) {
                 let (identity, value) = (identity.clone(), value.clone());
                 let word = Word { timestamp, partition: partition.clone(), offset, identity, value };
                 let row = StateRow { word: Arc::new(word), current };
-                let mut cells = Vec::new();
-                row.cells(&mut |cell| cells.push(cell.to_value()));
-                let values = reader.columns().into_iter().map(|place| cells[place].clone()).collect();
-                let (key, word) = reader.read(values).expect("what was written");
+                let mut values = Vec::new();
+                row.cells(&mut |cell| values.push(cell.to_value()));
+                let cells: Vec<_> = reader.columns().into_iter().map(|place| values[place].cell()).collect();
+                let (key, word) = reader.read(&cells).expect("what was written");
                 assert_eq!(key, identity_digest(&row.word.identity));
                 assert_eq!(word, *row.word);
             }
         }
     }
-    assert!(reader.read(Vec::new()).is_err());
+    assert!(reader.read(&[]).is_err());
 }
 
 #[test]
