@@ -229,7 +229,7 @@ impl Checking<'_> {
                     file.name
                 )),
                 Ok(_) => return true,
-                Err(error) => self.found(error.to_string()),
+                Err(error) => self.found(told(error)),
             },
         }
         false

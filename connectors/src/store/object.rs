@@ -49,7 +49,12 @@ impl Secrets {
     /// Those that a client takes from the environment.
     fn of_environment() -> Self {
         // A short value, as test servers have, may be any word.
-        let names = [("AWS_SECRET_ACCESS_KEY", 1), ("AWS_SESSION_TOKEN", 1), ("AWS_ACCESS_KEY_ID", 8)];
+        let names = [
+            ("AWS_SECRET_ACCESS_KEY", 1),
+            ("AWS_SESSION_TOKEN", 1),
+            ("AWS_TOKEN", 1),
+            ("AWS_ACCESS_KEY_ID", 8),
+        ];
         let values = names.iter().filter_map(|(name, least)| Some((std::env::var(name).ok()?, *least)));
         Self(values.filter(|(value, least)| value.len() >= *least).map(|(value, _)| value).collect())
     }

@@ -248,3 +248,115 @@ impl Conductor {
         self.driver.is_idle() && self.statuses.iter().all(settled)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Collected;
+
+    const FIRST: Epoch = 5;
+
+    /// Worker 0's part beside two workers whose statuses a test says.
+    struct Seat {
+        conductor: Conductor,
+        control: Control,
+        tell: Sender<ToConductor>,
+        told: Receiver<FromConductor>,
+    }
+
+    impl Seat {
+        fn of_two(worker: &mut timely::worker::Worker, drain: bool, force_first: bool) -> Self {
+            let (tell, events) = crossbeam_channel::unbounded();
+            let (edge, told) = crossbeam_channel::unbounded();
+            let epochs = EpochSettings { interval: 1_000_000, bytes_max: 1 << 20 };
+            let options = ConductorOptions { epochs, first: FIRST, force_first, drain, workers: 2 };
+            let conductor = Conductor::new(options, Collected::starting_at(FIRST), events, edge, 0);
+            Self { conductor, control: Control::build(worker), tell, told }
+        }
+
+        /// What is told of once both workers have these statuses.
+        fn tells(&mut self, statuses: [Status; 2]) -> Vec<&'static str> {
+            for (worker, status) in statuses.into_iter().enumerate() {
+                self.conductor.take_status(Status { worker, ..status });
+            }
+            self.conductor.step(&mut self.control, 1);
+            let name = |message| match message {
+                FromConductor::Filled => Some("filled"),
+                FromConductor::Computed => Some("computed"),
+                FromConductor::Closed { .. } => Some("closed"),
+                FromConductor::Finish => Some("finish"),
+                _ => None,
+            };
+            self.told.try_iter().filter_map(name).collect()
+        }
+    }
+
+    fn filled() -> Status {
+        Status { filled: true, settled: Epoch::MAX, ..Status::default() }
+    }
+
+    fn beside_two(drain: bool, force_first: bool, test: impl FnOnce(Seat) + Send + Sync + 'static) {
+        timely::execute_directly(move |worker| test(Seat::of_two(worker, drain, force_first)));
+    }
+
+    #[test]
+    fn no_epoch_is_closed_before_every_worker_is_filled() {
+        beside_two(false, true, |mut seat| {
+            assert!(seat.tells([filled(), Status::default()]).is_empty());
+            assert!(seat.tells([Status::default(), filled()]).is_empty());
+            assert_eq!(seat.tells([filled(), filled()]), ["filled", "computed", "closed"]);
+            assert!(seat.tells([filled(), filled()]).is_empty(), "each is told once");
+        });
+    }
+
+    #[test]
+    fn it_is_computed_when_every_worker_has_worked_through_what_was_stored() {
+        beside_two(false, false, |mut seat| {
+            let works = || Status { settled: FIRST - 1, ..filled() };
+            assert_eq!(seat.tells([filled(), works()]), ["filled"]);
+            assert!(seat.tells([works(), filled()]).is_empty());
+            assert_eq!(seat.tells([filled(), filled()]), ["computed"]);
+        });
+    }
+
+    #[test]
+    fn a_run_is_drained_when_every_worker_is_and_nothing_is_pending() {
+        let drained = || Status { drained: true, ..filled() };
+        let others = [
+            filled(),
+            Status { pending: 1, ..drained() },
+            Status { in_flight: 1, ..drained() },
+            Status { settled: FIRST - 1, ..drained() },
+        ];
+        beside_two(true, false, move |mut seat| {
+            for other in others {
+                let told = seat.tells([drained(), other.clone()]);
+                assert!(!told.contains(&"finish"), "beside {other:?}");
+                assert!(!seat.tells([other.clone(), drained()]).contains(&"finish"), "beside {other:?}");
+            }
+            assert!(seat.tells([drained(), drained()]).contains(&"finish"));
+        });
+    }
+
+    #[test]
+    fn an_orderly_stop_waits_until_every_worker_takes_nothing_more() {
+        beside_two(false, false, |mut seat| {
+            seat.tells([filled(), filled()]);
+            seat.tell.send(ToConductor::Stop).expect("it listens");
+            let stopped = || Status { stopped: true, ..filled() };
+            assert!(seat.tells([stopped(), filled()]).is_empty());
+            assert!(seat.tells([filled(), stopped()]).is_empty());
+            assert_eq!(seat.tells([stopped(), stopped()]), ["finish"]);
+        });
+    }
+
+    #[test]
+    fn where_a_source_stands_is_worth_a_last_commit() {
+        beside_two(false, false, |mut seat| {
+            seat.tells([filled(), filled()]);
+            seat.tell.send(ToConductor::Stop).expect("it listens");
+            let moved = Status { stopped: true, moved: true, ..filled() };
+            assert_eq!(seat.tells([Status { stopped: true, ..filled() }, moved]), ["closed"]);
+        });
+    }
+}

@@ -369,4 +369,45 @@ mod tests {
         let tags = tag("c", 2).unwrap();
         assert_eq!(tags.keys().collect::<Vec<_>>(), ["a", "c"]);
     }
+
+    fn collector(time: Duration, claim: &Root, roots: &[Root]) -> Collector {
+        let retention = Retention { time, commits: 1 };
+        Collector::new(Arc::new(Objects::of(roots)), Arc::<Clock>::default(), retention, claim, None)
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_nothing_up() {
+        let roots = roots(60);
+        let mut collector = collector(Duration::ZERO, &roots[0], &roots);
+        let year = 365 * 86_400_000;
+        let dropped = collector.step(&Nothing, &roots[20], year).unwrap().expect("old roots");
+        assert!(collector.step(&Nothing, &roots[21], year + 1).unwrap().is_none(), "it has looked just now");
+        assert!(collector.step(&Nothing, &roots[49], 5000).unwrap().is_none(), "it takes that for now");
+        let later = collector.step(&Nothing, &roots[50], 6000).unwrap().expect("old roots");
+        assert!(dropped.1 < later.1);
+    }
+
+    #[test]
+    fn a_claim_is_young_for_twice_as_long_as_a_free_name_was_trusted() {
+        let roots = roots(2);
+        let collector = collector(Duration::from_secs(10), &roots[0], &roots);
+        let claim = Root { trusts_ms: 60_000, ..roots[0].clone() };
+        assert!(collector.is_young(&claim, 119_999) && !collector.is_young(&claim, 120_000));
+        let commit = Root { claim: false, ..claim };
+        assert!(collector.is_young(&commit, 9_999) && !collector.is_young(&commit, 10_000));
+    }
+
+    #[test]
+    fn what_a_writer_left_above_its_last_commit_is_collected_and_nothing_of_this_one() {
+        let segment = |epoch: u64, generation: u64| format!("segments/{epoch:020}-g{generation}-w0-x.arrows");
+        let roots = roots(3);
+        let ours = Root { epoch: 3, generation: 5, claim: true, ..roots[2].clone() };
+        let names = [segment(2, 4), segment(3, 4), segment(3, 5)];
+        let store = names.iter().fold(Objects::of(&roots), |store, name| store.and(name));
+        let retention = Retention { time: Duration::from_secs(60), commits: 10 };
+        let edge = Arc::<Clock>::default();
+        let mut collector = Collector::new(Arc::new(store), edge, retention, &ours, Some(&roots[2]));
+        let dropped = collector.step(&Nothing, &ours, 5_000).unwrap().expect("something");
+        assert_eq!(dropped.0, [segment(3, 4)]);
+    }
 }

@@ -332,3 +332,164 @@ fn fenced_by(newer: Option<Root>, ours: &Root) -> Result<(), CommitsEnded> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Clock, Objects, roots};
+    use super::*;
+    use crate::commit::{Beginning, InForce};
+    use futures::channel::mpsc::unbounded;
+    use futures::executor::block_on;
+
+    /// What a writer sees whose newest root is the third, and that trusts a free name for a second.
+    struct Seat {
+        clock: Arc<Clock>,
+        edge: SharedEdge,
+        store: Objects,
+        ours: Root,
+        standing: Standing,
+    }
+
+    /// Beside a claim of another writer.
+    fn superseded() -> Seat {
+        let mut roots = roots(3);
+        let ours = roots[2].clone();
+        roots.push(Root { epoch: 3, generation: ours.generation + 1, claim: true, ..ours.clone() });
+        let clock = Arc::new(Clock::default());
+        clock.0.store(1_000_000, Ordering::Relaxed);
+        let edge: SharedEdge = clock.clone();
+        let standing = Standing::new(&edge, 1_000_000);
+        Seat { clock, edge, store: Objects::of(&roots), ours, standing }
+    }
+
+    impl Seat {
+        /// Both clocks go on.
+        fn passes(&self, ms: i64) {
+            self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        }
+
+        /// Whether a put is held up, because a newer root is seen.
+        fn before_put(&mut self) -> bool {
+            let found = block_on(self.standing.before_put(&self.store, &self.edge, &self.ours));
+            found.expect("an answer").is_some()
+        }
+
+        /// Whether a put that stands is found to stand in a hole.
+        fn settled(&mut self) -> bool {
+            let found = block_on(self.standing.settled(&self.store, &self.edge, &self.ours));
+            found.expect("an answer").is_some()
+        }
+    }
+
+    #[test]
+    fn a_free_name_is_trusted_for_a_time_and_no_longer() {
+        let mut seat = superseded();
+        seat.passes(999);
+        assert!(!seat.before_put());
+        seat.passes(1);
+        assert!(seat.before_put());
+    }
+
+    #[test]
+    fn each_clock_alone_tells_that_time_has_passed() {
+        let mut suspended = superseded();
+        suspended.passes(1000);
+        suspended.clock.1.fetch_add(1000, Ordering::Relaxed);
+        assert!(suspended.before_put(), "the steady clock stood still");
+        let mut set_back = superseded();
+        set_back.clock.1.fetch_sub(1000, Ordering::Relaxed);
+        assert!(set_back.before_put(), "the clock of the day did not go on");
+    }
+
+    #[test]
+    fn a_put_that_took_long_is_looked_after() {
+        let mut seat = superseded();
+        seat.passes(500);
+        assert!(!seat.before_put());
+        seat.passes(500);
+        assert!(seat.settled());
+    }
+
+    #[test]
+    fn sureness_counts_from_before_a_put_and_not_from_its_answer() {
+        let mut seat = superseded();
+        seat.passes(500);
+        assert!(!seat.before_put());
+        seat.passes(400);
+        assert!(!seat.settled());
+        seat.passes(599);
+        assert!(!seat.before_put(), "999 ms since the last put was begun");
+        seat.passes(1);
+        assert!(seat.before_put());
+    }
+
+    #[test]
+    fn sureness_counts_from_before_a_look() {
+        let mut seat = superseded();
+        seat.store = Objects::of(&roots(3));
+        seat.store.slow = Some((seat.clock.clone(), 1000));
+        seat.passes(1000);
+        assert!(!seat.before_put());
+        assert!(!seat.standing.is_sure(&seat.edge), "the look itself took longer than a name is trusted");
+    }
+
+    #[test]
+    fn a_higher_generation_or_a_later_epoch_alone_is_newer() {
+        for (epoch, generation) in [(0, 1), (1, 0)] {
+            let mut seat = superseded();
+            let (of, written_by) = (seat.ours.epoch, seat.ours.generation);
+            let newer = Root { epoch: of + epoch, generation: written_by + generation, ..seat.ours.clone() };
+            let mut all = roots(3);
+            all.retain(|root| root.epoch < newer.epoch);
+            seat.store = Objects::of(&[all, vec![newer]].concat());
+            seat.passes(1000);
+            assert!(seat.before_put(), "{epoch} epochs and {generation} generations on");
+        }
+    }
+
+    struct Unwatched;
+
+    impl CommitWatch for Unwatched {
+        fn committed(&self, _: &Root) {}
+    }
+
+    /// What a run of commits ends with that gives up names and then seals an epoch, over a store that takes nothing and
+    /// is not asked twice.
+    fn ends_with(names: Vec<String>, log_from: Epoch) -> String {
+        let seat = superseded();
+        let start = InForce {
+            program: seat.ours.program.clone(),
+            models: vec![],
+            beginning: Beginning::default(),
+            roll_back: None,
+        };
+        let commits = Commits {
+            store: Arc::new(seat.store),
+            edge: seat.edge,
+            conductor: crossbeam_channel::unbounded().0,
+            publisher: unbounded().0,
+            sweeper: unbounded().0,
+            abort: Arc::new(AtomicBool::new(true)),
+            watch: Arc::new(Unwatched),
+            standing: seat.standing,
+        };
+        let (tell, told) = unbounded();
+        let sealed = SealedEpoch { epoch: seat.ours.epoch + 1, ..SealedEpoch::default() };
+        for message in [ToCommitter::Dropped(names, log_from), ToCommitter::Sealed(sealed)] {
+            tell.unbounded_send(message).expect("it listens");
+        }
+        drop(tell);
+        let ended = block_on(commits.run(Committer::new(seat.ours, start), told));
+        ended.expect_err("nothing can be committed").to_string()
+    }
+
+    #[test]
+    fn a_root_that_may_not_be_is_not_put() {
+        let said = ends_with(vec![root_name(0)], 1);
+        assert!(said.contains("catalog/"), "it is put, and the store refuses: {said}");
+        let said = ends_with(vec![], 9);
+        assert!(said.contains("the log begins at 9"), "{said}");
+        let said = ends_with(vec![root_name(1)], 1);
+        assert!(said.contains("which is kept"), "{said}");
+    }
+}

@@ -15,13 +15,14 @@ use std::time::Duration;
 use tidemill_types::{Epoch, ProgramId, Published, Root, root_name};
 use uuid::Uuid;
 
-/// Time stands still until it is moved, and whoever waits gets on at once.
+/// Time stands still until it is moved, and whoever waits gets on at once. By how much less the steady clock has moved,
+/// milliseconds, is the second number.
 #[derive(Default)]
-pub(super) struct Clock(pub(super) AtomicI64);
+pub(super) struct Clock(pub(super) AtomicI64, pub(super) AtomicI64);
 
 impl Edge for Clock {
     fn now_us(&self) -> u64 {
-        self.now_ms() as u64 * 1000
+        (self.now_ms() - self.1.load(Ordering::Relaxed)) as u64 * 1000
     }
 
     fn now_ms(&self) -> i64 {
@@ -52,17 +53,24 @@ impl Edge for Clock {
 }
 
 /// Objects that are only read, or, for a time, cannot be.
-#[derive(Debug)]
 pub(super) struct Objects {
     objects: BTreeMap<String, Bytes>,
     pub(super) silent: Arc<AtomicBool>,
+    /// A clock, and by how many milliseconds each read moves it.
+    pub(super) slow: Option<(Arc<Clock>, i64)>,
 }
 
 impl Objects {
     /// Roots alone.
     pub(super) fn of(roots: &[Root]) -> Self {
         let body = |root: &Root| (root_name(root.epoch), Bytes::from(root.to_bytes().unwrap()));
-        Self { objects: roots.iter().map(body).collect(), silent: Arc::default() }
+        Self { objects: roots.iter().map(body).collect(), silent: Arc::default(), slow: None }
+    }
+
+    /// And an object that nobody reads.
+    pub(super) fn and(mut self, name: &str) -> Self {
+        self.objects.insert(name.to_string(), Bytes::new());
+        self
     }
 }
 
@@ -78,6 +86,12 @@ pub(super) fn roots(number: u64) -> Vec<Root> {
         _ => Root { epoch, claim: false, published: published(epoch - 1), ..first.clone() },
     };
     (0..number).map(next).collect()
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.objects.keys()).finish()
+    }
 }
 
 #[async_trait::async_trait]
@@ -99,6 +113,9 @@ impl Store for Objects {
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        if let Some((clock, ms)) = &self.slow {
+            clock.0.fetch_add(*ms, Ordering::Relaxed);
+        }
         if self.silent.load(Ordering::Relaxed) {
             return Err(StoreError::Failed("no answer".to_string()));
         }
@@ -111,8 +128,9 @@ impl Store for Objects {
         self.get(name).await
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        Ok(Vec::new())
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectInfo>, StoreError> {
+        let under = self.objects.iter().filter(|(name, _)| name.starts_with(prefix));
+        Ok(under.map(|(name, body)| ObjectInfo { name: name.clone(), bytes: body.len() as u64 }).collect())
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {
