@@ -19,9 +19,7 @@ use crate::storage::{Disk, Honest, LOCATION};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tidemill_connectors::lake::{self, Snapshot, SnapshotOptions, StreamTable, TextForm, published_objects};
-use tidemill_core::commit::DROPPED_MAX;
 use tidemill_core::edge::parse_ms;
-use tidemill_core::epoch::IN_FLIGHT_MAX;
 use tidemill_core::segment::decode_changes;
 use tidemill_core::view::Share;
 use tidemill_core::writer::{Retention, segment_epoch, segment_generation};
@@ -34,6 +32,12 @@ use tidemill_types::{
 const SKEW_MS: i64 = 2_000;
 /// Data files that a table of a trial may have: of each size fewer than compaction takes together.
 const FILES_MAX: usize = 24;
+
+// What is promised, in numbers of their own: those in the code are what is judged.
+/// Epochs that a writer may have under way.
+const IN_FLIGHT_MAX: Epoch = 2;
+/// Names that a root may give up.
+const DROPPED_MAX: usize = 512;
 
 /// All tables of an epoch.
 pub type Tables = BTreeMap<&'static str, Rows>;
@@ -52,6 +56,8 @@ struct Court {
     rows: Vec<BTreeMap<Digest, (Digest, String, String)>>,
     history: Vec<Arc<Tables>>,
     vectors: BTreeMap<String, f32>,
+    /// How often somebody asked to let a tag go, and none has gone for it yet.
+    let_go: BTreeMap<String, usize>,
     /// Names that were given up, and by which root first.
     dropped: BTreeMap<String, Epoch>,
     /// Roots that came into a hole.
@@ -222,7 +228,7 @@ impl Judge {
     fn segment(&self, name: &str) {
         let (Some(epoch), Some(generation)) = (segment_epoch(name), segment_generation(name)) else { return };
         let newest = self.newest().filter(|newest| newest.generation == generation);
-        if newest.is_some_and(|newest| epoch > newest.epoch + IN_FLIGHT_MAX as Epoch) {
+        if newest.is_some_and(|newest| epoch > newest.epoch + IN_FLIGHT_MAX) {
             self.breaks(format!("{name} was made while more than {IN_FLIGHT_MAX} epochs were under way"));
         }
     }
@@ -250,6 +256,7 @@ impl Judge {
         self.named(&mut court, &root)?;
         self.given_up(&mut court, &root, process)?;
         goes_back(&court, &root)?;
+        keeps_tags(&mut court, &root)?;
         let program = program();
         for segment in &root.segments {
             let body = self.disk.read(&segment.name).ok_or_else(|| format!("{} is missing", segment.name))?;
@@ -451,6 +458,11 @@ impl Judge {
         }
     }
 
+    /// Somebody asks to let a tag go.
+    pub fn lets_go(&self, tag: &str) {
+        *self.court().let_go.entry(tag.to_string()).or_default() += 1;
+    }
+
     /// A writer asks its model for a text.
     pub fn asked(&self, generation: u64, digest: &str) {
         let owner = self.newest().is_some_and(|newest| newest.generation == generation);
@@ -609,6 +621,21 @@ pub fn difference(table: &str, there: &Rows, wanted: &Rows) -> Option<String> {
 /// What a source needs to go on from a position.
 pub fn cursor_at(next: u64) -> serde_json::Value {
     serde_json::json!({"read": next})
+}
+
+/// No tag goes but by request.
+fn keeps_tags(court: &mut Court, root: &Root) -> Result<(), String> {
+    let Court { chain, let_go, .. } = court;
+    let before = chain.last().map(|previous| &previous.tags);
+    for name in
+        before.into_iter().flatten().map(|(name, _)| name).filter(|name| !root.tags.contains_key(*name))
+    {
+        match let_go.get_mut(name).filter(|asked| **asked > 0) {
+            Some(asked) => *asked -= 1,
+            None => return Err(format!("root {} lacks the tag {name}, which nobody let go", root.epoch)),
+        }
+    }
+    Ok(())
 }
 
 /// A root that goes back goes to a commit that is kept, and to no other positions than that one's.

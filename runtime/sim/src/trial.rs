@@ -223,7 +223,10 @@ impl Director {
         let Some(process) = self.one_of(&at_work) else { return };
         let name = format!("t{}", schedule.pick(0..2));
         let epoch = match newest.tags.contains_key(&name) {
-            true => None,
+            true => {
+                world.judge.lets_go(&name);
+                None
+            }
             false => Some(newest.epoch.saturating_sub(schedule.pick(0..6))),
         };
         let processes = self.processes.borrow();
