@@ -328,10 +328,9 @@ const LOOK: (Duration, usize) = (Duration::from_secs(5), 3);
 fn fenced(runtime: &Handle, store: &SharedStore, ours: u64) -> Option<String> {
     let newest = runtime.block_on(async {
         for _ in 0..LOOK.1 {
-            let began = tokio::time::Instant::now();
             match tokio::time::timeout(LOOK.0, newest_root(&**store, None)).await {
                 Ok(Ok(newest)) => return newest,
-                Ok(Err(_)) => tokio::time::sleep_until(began + LOOK.0).await,
+                Ok(Err(_)) => tokio::time::sleep(LOOK.0 / 5).await,
                 Err(_) => {}
             }
         }
