@@ -382,10 +382,10 @@ impl Watch<'_> {
                 break;
             }
             if let Some(error) = edge.failure() {
-                self.fail(error, &started, &mut failed);
                 self.ends.stop.store(true, Ordering::Release);
                 self.torn = true;
                 edge.abort();
+                self.fail(error, &started, &mut failed);
             }
             self.pass_on_drain();
             if !stopping && let Some(why) = self.must_stop() {
@@ -461,7 +461,8 @@ impl Watch<'_> {
         self.report();
     }
 
-    /// The run fails. What a successor has deleted is missing for that reason and no other.
+    /// Says why the run fails. What a successor has deleted is missing for that reason and no other; to ask whether there
+    /// is one may take seconds, so the run is being torn down by then.
     fn fail(&self, error: String, started: &Started, failed: &mut Option<String>) {
         let fenced = started.fenced();
         if fenced.is_some() {
@@ -517,9 +518,9 @@ impl Watch<'_> {
                 }
             }
             FromConductor::Failed(error) => {
-                self.fail(error, started, failed);
                 self.torn = true;
                 edge.abort();
+                self.fail(error, started, failed);
             }
         }
     }
