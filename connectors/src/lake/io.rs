@@ -3,8 +3,10 @@
 //! Only what a projection and a selection of rows need is fetched: the footer once, then the pages of
 //! the chosen columns that hold chosen rows (data files carry an offset index), neighbours in one
 //! request, several requests at a time. A small object is fetched whole.
+//!
+//! Decoders of damaged bytes may panic. Such a panic is an error that names the file, as any other.
 
-use super::{LakeError, unreadable};
+use super::{LakeError, unreadable, unusable};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -15,6 +17,7 @@ use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuil
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use std::ops::{ControlFlow, Range};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::store::SharedStore;
@@ -57,14 +60,29 @@ impl Io {
         selection: Option<RowSelection>,
         each: &mut dyn FnMut(RecordBatch) -> Result<ControlFlow<()>, LakeError>,
     ) -> Result<(), LakeError> {
-        let opened = self.edge.block_on(self.open(file, columns, selection));
-        let mut stream = opened.map_err(unreadable(&file.name))?;
-        while let Some(batch) = self.edge.block_on(stream.next()) {
-            if each(batch.map_err(unreadable(&file.name))?)?.is_break() {
+        let mut stream = self.decoded(file, self.open(file, columns, selection))?;
+        while let Some(batch) = self.decoded(file, async { stream.next().await.transpose() })? {
+            if each(batch)?.is_break() {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Waits for something that is decoded from a file.
+    fn decoded<T: Send>(
+        &self,
+        file: &FileRef,
+        decoding: impl Future<Output = Result<T, ParquetError>> + Send,
+    ) -> Result<T, LakeError> {
+        match self.edge.block_on(AssertUnwindSafe(decoding).catch_unwind()) {
+            Ok(decoded) => decoded.map_err(unreadable(&file.name)),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked");
+                Err(unusable(&file.name)(format!("its decoder stopped: {text}")))
+            }
+        }
     }
 
     async fn open(
@@ -90,11 +108,11 @@ impl Io {
 
     /// The number of rows that a Parquet file's footer states.
     pub fn footer_rows(&self, file: &FileRef) -> Result<u64, LakeError> {
-        let footer = self.edge.block_on(async {
+        let footer = self.decoded(file, async {
             let mut reader = StoreReader::open(self.store.clone(), file).await?;
             reader.get_metadata(None).await
         });
-        Ok(footer.map_err(unreadable(&file.name))?.file_metadata().num_rows() as u64)
+        Ok(footer?.file_metadata().num_rows() as u64)
     }
 }
 
@@ -225,6 +243,35 @@ mod tests {
     fn a_selection_names_exactly_its_positions() {
         let selection = select_positions(&[0, 1, 5, 7, 8]);
         assert_eq!((selection.row_count(), selection.skipped_row_count()), (5, 4));
+    }
+
+    /// A bit in a footer made the decoder panic, and with it the whole command.
+    #[test]
+    fn what_is_made_of_damaged_bytes_is_rows_or_an_error_that_names_the_file() {
+        use crate::lake::data_file::{BatchBuilder, DataWriter};
+        use tidemill_types::{Cell, Kind, TableSchema};
+        let schema = TableSchema::new("t", [("id*", Kind::Long), ("name", Kind::String)]);
+        let mut batch = BatchBuilder::new(&schema);
+        (0..20).for_each(|id| batch.push([Cell::Long(id), Cell::Str("a name")]).unwrap());
+        let mut writer = DataWriter::new(&schema, 8 << 20);
+        writer.write(&batch.finish().unwrap()).unwrap();
+        let body = writer.finish().unwrap().unwrap().body;
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let store = crate::store::open("memory://lake-io-damaged").unwrap();
+        let io = Io { store, edge: crate::edge::Tokio::shared(runtime.handle().clone()), threads: 1 };
+        let file = FileRef { name: "f".into(), bytes: body.len() as u64 };
+        let mut refused = 0;
+        for place in 0..body.len() {
+            let mut damaged = body.to_vec();
+            damaged[place] ^= 1 << (place % 8);
+            runtime.block_on(io.store.put("f", damaged.into())).unwrap();
+            let read = io.scan(&file, None, None, &mut |_| Ok(ControlFlow::Continue(())));
+            for error in [read.err(), io.footer_rows(&file).err()].into_iter().flatten() {
+                refused += 1;
+                assert!(error.to_string().starts_with("f cannot be used"), "{error}");
+            }
+        }
+        assert!(refused > body.len() / 4, "{refused} of {} bytes", body.len());
     }
 
     /// 40 MiB of text make two files of about 8 MiB, each of more than one row group.

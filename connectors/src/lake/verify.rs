@@ -160,8 +160,13 @@ impl Checking<'_> {
         if !self.metadata_is_whole(&self.root.location, published) {
             return None;
         }
-        match load(&self.io, &self.root.location, schema, published) {
+        let location = &self.root.location;
+        // Files are held to their digests before they are read: bytes that nobody wrote decode to anything.
+        let stored = listed(&self.io, location, schema, published);
+        let whole = stored.map(|(stored, _)| self.are_whole(&stored));
+        match whole.and_then(|whole| whole.then(|| load(&self.io, location, schema, published)).transpose()) {
             Ok(stored) => {
+                let stored = stored?;
                 self.seen_by_others(schema, published, &stored);
                 self.files(schema, published, &stored)
             }
@@ -170,6 +175,16 @@ impl Checking<'_> {
                 None
             }
         }
+    }
+
+    /// Whether all data and delete files of a table are there with the bytes that were written.
+    fn are_whole(&mut self, stored: &Stored) -> bool {
+        let data = stored.files.data.values().map(|file| &file.file);
+        let mut whole = true;
+        for file in data.chain(stored.files.deletes.iter().map(|file| &file.file)) {
+            whole &= self.is_whole(file);
+        }
+        whole
     }
 
     /// Whether metadata file, manifest list and manifests have the digests that the root says. Each is held to its own
@@ -279,14 +294,6 @@ impl Checking<'_> {
         published: &PublishedTable,
         stored: &Stored,
     ) -> Option<KeyIndex> {
-        let data = stored.files.data.values().map(|file| &file.file);
-        let mut whole = true;
-        for file in data.chain(stored.files.deletes.iter().map(|file| &file.file)) {
-            whole &= self.is_whole(file);
-        }
-        if !whole {
-            return None;
-        }
         for file in stored.files.data.values() {
             self.data_file(file);
         }

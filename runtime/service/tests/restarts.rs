@@ -237,8 +237,9 @@ fn a_second_writer_takes_over_and_the_first_says_so_and_stops() {
     held.hold_drained();
 }
 
-/// A writer sleeps while others go on, and wakes up. How it ends, and the mill.
-fn slept(seed: u64, retention: &str, pause: Duration) -> (Mill, Option<i32>, String) {
+/// A writer sleeps while others go on, and wakes up. How it ends, the mill, and whether the name that it would use
+/// next was used, and deleted since.
+fn slept(seed: u64, retention: &str, pause: Duration) -> (Mill, Option<i32>, String, bool) {
     let mut mill = Mill::for_traffic(seed);
     mill.set("store-retention", retention);
     let steps = traffic::steps(seed, traffic::SMALL);
@@ -248,20 +249,24 @@ fn slept(seed: u64, retention: &str, pause: Duration) -> (Mill, Option<i32>, Str
     mill.wait_for("a commit", |root| root["epoch"].as_u64() > Some(2));
     sleeper.tell("STOP");
     let newer = mill.tail(1);
-    mill.wait_for("the second's claim", |root| root["generation"] == 2);
+    let claim = mill.wait_for("the second's claim", |root| root["generation"] == 2);
     let (second, last) = rest.split_at(rest.len() * 3 / 4);
     mill.write_slowly(second, pause);
     newer.stop();
+    // The claim, or a commit before it that was on its way: everything up to the claim goes at once.
+    let name = format!("catalog/{:020}.json", claim["epoch"].as_u64().expect("an epoch"));
+    let gone = !mill.store().join(name).exists();
     sleeper.tell("CONT");
     mill.write_slowly(last, QUICK);
     let (code, message) = sleeper.ended();
     mill.drain(2);
-    (mill, code, message)
+    (mill, code, message, gone)
 }
 
 #[test]
 fn a_writer_that_slept_while_another_took_over_changes_nothing_and_stops() {
-    let (mill, code, message) = slept(43, "24h", QUICK);
+    let (mill, code, message, gone) = slept(43, "24h", QUICK);
+    assert!(!gone, "nothing is as old as that");
     assert_eq!(code, Some(3), "{message}");
     assert!(message.contains("another writer has taken over the store"), "{message}");
     let held = Held::of(&mill);
@@ -271,7 +276,8 @@ fn a_writer_that_slept_while_another_took_over_changes_nothing_and_stops() {
 
 #[test]
 fn a_writer_that_slept_past_the_retention_changes_nothing_and_stops() {
-    let (mill, code, message) = slept(44, "1s", Duration::from_millis(80));
+    let (mill, code, message, gone) = slept(44, "1s", Duration::from_millis(80));
+    assert!(gone, "the name that it would use next was to be free again");
     let held = Held::of(&mill);
     held.hold_all();
     held.hold_drained();

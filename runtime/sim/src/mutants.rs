@@ -55,6 +55,8 @@ pub enum Mutant {
     NamesThePublicationBefore,
     /// A claim takes the number of the writer before.
     ClaimsTheSameNumber,
+    /// A claim that was put counts at once: whether it stands in a hole is not looked for.
+    ClaimsUnseen,
     /// Roots are deleted newest first, so that the log has a hole while that goes on.
     DeletesNewestFirst,
     /// What tags keep is given up like all else.
@@ -66,7 +68,7 @@ pub enum Mutant {
 }
 
 /// All of them.
-pub const ALL: [Mutant; 21] = [
+pub const ALL: [Mutant; 22] = [
     Mutant::IgnoresTheFence,
     Mutant::CreateReplaces,
     Mutant::CommitsBeforeSegments,
@@ -84,6 +86,7 @@ pub const ALL: [Mutant; 21] = [
     Mutant::ForgetsASegment,
     Mutant::NamesThePublicationBefore,
     Mutant::ClaimsTheSameNumber,
+    Mutant::ClaimsUnseen,
     Mutant::DeletesNewestFirst,
     Mutant::ForgetsTags,
     Mutant::TrustsNoAnswerOfKafka,
@@ -118,7 +121,7 @@ impl Mutant {
         let here = match self {
             Self::IgnoresTheFence | Self::GrowsAfterNoAnswer => part == Part::Commits,
             Self::CreateReplaces => matches!(part, Part::Claim | Part::Commits),
-            Self::ClaimsTheSameNumber => part == Part::Claim,
+            Self::ClaimsTheSameNumber | Self::ClaimsUnseen => part == Part::Claim,
             Self::TrustsNoAnswer => matches!(part, Part::Commits | Part::Claim | Part::Uploads),
             Self::CommitsBeforeSegments => part == Part::Uploads,
             Self::NamesBeforeFiles => part == Part::Lake,
@@ -234,6 +237,10 @@ impl Wrong {
         self.tried.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    fn has_tried(&self) -> bool {
+        !self.tried.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     fn grown(&self, name: &str, body: Bytes) -> Bytes {
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         if tried.insert(name.to_string(), body.clone()).is_none() {
@@ -297,11 +304,23 @@ impl Store for Wrong {
                 self.keep(name, &body);
                 self.store.create(name, body).await
             }
+            Mutant::ClaimsUnseen => {
+                let created = self.store.create(name, body.clone()).await;
+                if matches!(created, Ok(Created::New)) {
+                    self.keep(name, &body);
+                }
+                created
+            }
             _ => self.store.create(name, body).await,
         }
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
+        if self.mutant == Mutant::ClaimsUnseen && self.has_tried() {
+            let missing =
+                StoreError::NotFound { name: name.to_string(), location: self.location().to_string() };
+            return self.tried(name).ok_or(missing);
+        }
         let there = self.store.get(name).await?;
         match self.mutant {
             Mutant::IgnoresTheFence if name != HINT => Ok(self.tried(name).unwrap_or(there)),
@@ -315,7 +334,11 @@ impl Store for Wrong {
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<ObjectInfo>, StoreError> {
-        self.store.list(folder).await
+        let mut listed = self.store.list(folder).await?;
+        if self.mutant == Mutant::ClaimsUnseen && self.has_tried() {
+            listed.retain(|object| self.tried(&object.name).is_some());
+        }
+        Ok(listed)
     }
 
     async fn delete(&self, name: &str) -> Result<(), StoreError> {

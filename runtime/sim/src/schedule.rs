@@ -32,6 +32,11 @@ pub type Process = u32;
 /// The world around the processes.
 pub const WORLD: Process = 0;
 
+/// Microseconds of a second.
+pub const SECOND: u64 = 1_000_000;
+/// For how long commits of a trial stay readable, microseconds.
+pub const RETENTION_US: u64 = 20 * SECOND;
+
 /// 2026-01-01T00:00:00Z, in milliseconds since 1970.
 const START_MS: i64 = 1_767_225_600_000;
 
@@ -158,6 +163,17 @@ impl Schedule {
         let until = state.now + us;
         state.stopped.insert(process, until);
         state.woke.insert(process, until);
+    }
+
+    /// Stops a process, for long enough now and then that what it knows is long gone when it wakes up.
+    pub fn put_to_sleep(&self, process: Process) {
+        let long = match self.pick(0..4) {
+            0 => self.pick(3600 * SECOND..30 * 3600 * SECOND),
+            1 => self.pick(RETENTION_US..RETENTION_US * 4),
+            _ => self.pick(10_000..10 * SECOND),
+        };
+        self.tell(|| format!("p{process} stops for {long}"));
+        self.stop(process, long);
     }
 
     /// When a process went on that was stopped, the last time; 0 if it never was.

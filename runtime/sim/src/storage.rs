@@ -39,6 +39,8 @@ pub struct Weather {
     pub unread: u32,
     /// Requests that take a hundred times as long.
     pub slow: u32,
+    /// Requests about the catalog before which the process stops, after it has decided on them.
+    pub dozes: u32,
     /// The longest time that a request takes.
     pub takes_us: u64,
     /// How far lists may lag.
@@ -130,6 +132,11 @@ enum Write {
 }
 
 impl Write {
+    fn name(&self) -> &str {
+        let (Self::Put(name, _) | Self::Create(name, _) | Self::Delete(name)) = self;
+        name
+    }
+
     fn told(&self) -> String {
         match self {
             Self::Put(name, body) => format!("put {name} {}", body.len()),
@@ -171,6 +178,20 @@ impl SimStore {
     fn takes(&self, weather: &Weather) -> u64 {
         let long = if self.schedule.happens(weather.slow) { 100 } else { 1 };
         self.schedule.pick(1..weather.takes_us.max(1) + 1) * long
+    }
+
+    /// When a write happens that is late: often about when it is tried again.
+    fn late(&self, takes: u64) -> u64 {
+        let latest = if self.schedule.pick(0..2) == 0 { 10 * takes } else { LATEST_US };
+        self.schedule.pick(takes..latest.max(takes + 1))
+    }
+
+    /// Stops the process now and then before a request leaves it: what led to it may have changed when it does.
+    async fn doze(&self, weather: &Weather, name: &str) {
+        if name.starts_with("catalog/") && self.schedule.happens(weather.dozes) {
+            self.schedule.put_to_sleep(self.process);
+            self.schedule.sleep(0).await;
+        }
     }
 
     fn failed(&self, what: &str) -> StoreError {
@@ -217,6 +238,7 @@ impl SimStore {
             let blind = self.looked_at.load(Ordering::Relaxed) < schedule.woke_at(self.process);
             self.judge.puts(self.process, name, body, blind);
         }
+        self.doze(&weather, write.name()).await;
         let (what, takes) = (write.told(), self.takes(&weather));
         let chance = schedule.pick(0..1000) as u32;
         let (lost, unanswered) = (weather.lost, weather.lost + weather.unanswered);
@@ -226,13 +248,13 @@ impl SimStore {
             match chance {
                 _ if chance < lost => {}
                 _ if chance < unanswered => self.happen(write, takes / 2, None),
-                _ => self.happen(write, schedule.pick(takes..LATEST_US.max(takes + 1)), None),
+                _ => self.happen(write, self.late(takes), None),
             }
             schedule.sleep(takes).await;
             return Err(self.failed(&what));
         }
         if chance < twice {
-            self.happen(write.clone(), schedule.pick(takes..LATEST_US.max(takes + 1)), None);
+            self.happen(write.clone(), self.late(takes), None);
         }
         let (answer, answered) = oneshot::channel();
         self.happen(write, takes / 2, Some(answer));
@@ -247,6 +269,7 @@ impl SimStore {
         look: impl FnOnce(&Disk, &Schedule) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (weather, schedule, disk) = (self.weather(), self.schedule.clone(), self.disk.clone());
+        self.doze(&weather, what).await;
         let (takes, unread) = (self.takes(&weather), schedule.happens(weather.unread));
         let (answer, answered) = oneshot::channel();
         // Who asked may be gone.

@@ -6,7 +6,7 @@ use crate::mutants::Mutant;
 use crate::plan::{Outcome, Plan};
 use crate::process::{Started, World};
 use crate::program::{PARTITIONS, Record, STREAM};
-use crate::schedule::{Process, Runner, Schedule, WORLD, actor};
+use crate::schedule::{Process, RETENTION_US, Runner, SECOND, Schedule, WORLD, actor};
 use crate::storage::{Disk, Weather};
 use crate::topics::Topics;
 use std::cell::RefCell;
@@ -21,8 +21,7 @@ use tidemill_core::writer::{ToPublisher, tag_alone};
 use tidemill_types::Epoch;
 
 /// How long commits stay readable.
-const RETENTION: Duration = Duration::from_secs(20);
-const SECOND: u64 = 1_000_000;
+const RETENTION: Duration = Duration::from_micros(RETENTION_US);
 
 /// Runs the trial of a plan.
 pub fn run(plan: Plan<Mutant>) -> Outcome<Counts> {
@@ -63,6 +62,7 @@ fn weather(schedule: &Schedule) -> Weather {
         twice: up_to(20),
         unread: up_to(8),
         slow: up_to(20),
+        dozes: up_to(4),
         takes_us: [1_000, 10_000, 60_000][schedule.pick(0..3) as usize],
         lag_us: schedule.pick(0..5) * SECOND,
     }
@@ -97,14 +97,15 @@ impl Director {
         }
     }
 
-    fn start(&self) {
-        self.start_back(None);
+    fn start(&self) -> Process {
+        self.start_back(None)
     }
 
-    fn start_back(&self, to: Option<Epoch>) {
+    fn start_back(&self, to: Option<Epoch>) -> Process {
         let mut next = self.next.borrow_mut();
         *next += 1;
         self.processes.borrow_mut().push(self.world.start(*next, to));
+        *next
     }
 
     /// Somebody goes back to a commit, which may no longer be kept.
@@ -172,18 +173,18 @@ impl Director {
             }
             14..30 => {
                 if let Some(process) = self.one_of(&at_work) {
-                    let retention = RETENTION.as_micros() as u64;
-                    let long = match schedule.pick(0..4) {
-                        0 => schedule.pick(3600 * SECOND..30 * 3600 * SECOND),
-                        1 => schedule.pick(retention..retention * 4),
-                        _ => schedule.pick(10_000..10 * SECOND),
-                    };
-                    schedule.tell(|| format!("p{process} stops for {long}"));
-                    schedule.stop(process, long);
-                    world.judge.count(|counts| counts.stopped += 1);
+                    self.put_to_sleep(process);
                 }
             }
-            30..38 => self.start(),
+            30..36 => {
+                self.start();
+            }
+            36..38 => {
+                // In the midst of its claim, if it comes to that.
+                let process = self.start();
+                schedule.sleep(schedule.pick(0..300_000)).await;
+                self.put_to_sleep(process);
+            }
             38..60 => self.read(),
             60..66 => self.tag(),
             66..68 => self.tag_alone(),
@@ -199,6 +200,11 @@ impl Director {
             }
             _ => {}
         }
+    }
+
+    fn put_to_sleep(&self, process: Process) {
+        self.world.schedule.put_to_sleep(process);
+        self.world.judge.count(|counts| counts.stopped += 1);
     }
 
     /// Somebody reads the newest commit.
@@ -219,19 +225,24 @@ impl Director {
     fn tag(&self) {
         let (world, schedule) = (&self.world, &self.world.schedule);
         let Some(newest) = world.judge.newest() else { return };
+        let name = format!("t{}", schedule.pick(0..2));
+        // It may be one that is no longer kept, or not whole.
+        let back = if schedule.pick(0..4) == 0 { newest.epoch + 1 } else { 6 };
+        let epoch = newest.epoch.saturating_sub(schedule.pick(0..back));
+        self.ask_for_tag(name.clone(), (!newest.tags.contains_key(&name)).then_some(epoch));
+    }
+
+    /// Asks a writer to name a commit, or to let a name go.
+    fn ask_for_tag(&self, name: String, epoch: Option<Epoch>) {
+        let (world, schedule) = (&self.world, &self.world.schedule);
         let at_work = self.at_work();
         let Some(process) = self.one_of(&at_work) else { return };
-        let name = format!("t{}", schedule.pick(0..2));
-        let epoch = match newest.tags.contains_key(&name) {
-            true => {
-                world.judge.lets_go(&name);
-                None
-            }
-            false => Some(newest.epoch.saturating_sub(schedule.pick(0..6))),
-        };
         let processes = self.processes.borrow();
         let told = processes.iter().find(|p| p.process == process).map(|p| p.told.clone());
         let Some((publisher, _)) = told.and_then(|told| told.borrow().clone()) else { return };
+        if epoch.is_none() {
+            world.judge.lets_go(&name);
+        }
         let (answer, answered) = futures::channel::oneshot::channel();
         schedule.tell(|| format!("p{process} is to tag {name} {epoch:?}"));
         drop(publisher.unbounded_send(ToPublisher::Tag(name, epoch, answer)));
@@ -302,6 +313,11 @@ impl Director {
             self.at_work().len() == 1 && self.is_through(judge)
         })
         .await;
+        // What a tag alone kept is left when the tag is gone.
+        let tags = world.judge.newest().map(|newest| newest.tags).unwrap_or_default();
+        for name in tags.into_keys().filter(|_| schedule.pick(0..2) == 0) {
+            self.ask_for_tag(name, None);
+        }
         let mut left = Ok(());
         for _ in 0..8 {
             if world.judge.broken().is_some() {
