@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use std::ops::Range;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use tidemill_connectors::store::ObjectStore;
 use tidemill_core::log::{HINT, Seen, log_range, log_start, newest_root, read_hint, roots, write_hint};
@@ -85,6 +86,8 @@ async fn a_hint_does_not_lead_into_a_hole() {
     }
     store.put(HINT, Bytes::from_static(b"7 another")).await.unwrap();
     assert_eq!(newest(&store, None).await, Some(21));
+    let seen = Seen { epoch: 7, nonce: "another".into() };
+    assert_eq!(newest_root(&store, Some(&seen)).await.unwrap().map(|root| root.epoch), Some(21));
 }
 
 /// Nobody goes on as if commits had never been.
@@ -114,12 +117,15 @@ async fn roots_that_somebody_removed_are_missed() {
     }
 }
 
-/// A store whose lists show a root that is not there, the first `lies` times.
+/// A store whose lists show a root that is not there, the first `lies` times; and that goes on when an object is
+/// asked for that is not there.
 #[derive(Debug)]
 struct Listing {
     store: ObjectStore,
     shows: Epoch,
     lies: AtomicU32,
+    /// What is put then, and what is deleted.
+    goes_on: Mutex<Vec<(String, Option<Bytes>)>>,
 }
 
 #[async_trait::async_trait]
@@ -141,7 +147,17 @@ impl Store for Listing {
     }
 
     async fn get(&self, name: &str) -> Result<Bytes, StoreError> {
-        self.store.get(name).await
+        let found = self.store.get(name).await;
+        if found.is_err() {
+            let changes = std::mem::take(&mut *self.goes_on.lock().unwrap());
+            for (name, body) in changes {
+                match body {
+                    Some(body) => self.store.put(&name, body).await?,
+                    None => self.store.delete(&name).await?,
+                }
+            }
+        }
+        found
     }
 
     async fn get_range(&self, name: &str, range: Range<u64>) -> Result<Bytes, StoreError> {
@@ -166,7 +182,7 @@ impl Store for Listing {
 async fn a_root_that_lists_show_and_nobody_can_read_is_named() {
     let lying = |lies| {
         let store = ObjectStore::memory(&format!("log-lying-{lies}"));
-        Listing { store, shows: 9, lies: AtomicU32::new(lies) }
+        Listing { store, shows: 9, lies: AtomicU32::new(lies), goes_on: Mutex::default() }
     };
     let store = lying(50);
     put_root(&store, 3).await;
@@ -175,6 +191,26 @@ async fn a_root_that_lists_show_and_nobody_can_read_is_named() {
     put_root(&store, 3).await;
     let error = newest_root(&store, None).await.unwrap_err().to_string();
     assert!(error.contains(&root_name(9)) && error.contains("again and again"), "{error}");
+}
+
+/// Between the look for a root's successor and its answer everything up to there is deleted; a writer that slept may
+/// then have put another root under the free name.
+#[tokio::test]
+async fn a_log_that_goes_on_past_its_reader_is_looked_for_anew() {
+    let body = |epoch, nonce: &str| {
+        Bytes::from(serde_json::to_vec(&Root { nonce: nonce.into(), ..root(epoch) }).unwrap())
+    };
+    for in_the_hole in [None, Some(body(5, "another"))] {
+        let store = ObjectStore::memory(&format!("log-goes-on-{}", in_the_hole.is_some()));
+        for epoch in 3..=5 {
+            put_root(&store, epoch).await;
+        }
+        let mut goes_on = vec![(root_name(8), Some(body(8, "n"))), (root_name(9), Some(body(9, "n")))];
+        goes_on.extend([3, 4].map(|epoch| (root_name(epoch), None)));
+        goes_on.push((root_name(5), in_the_hole));
+        let store = Listing { store, shows: 0, lies: AtomicU32::new(0), goes_on: Mutex::new(goes_on) };
+        assert_eq!(newest(&store, Some(5)).await, Some(9));
+    }
 }
 
 #[tokio::test]

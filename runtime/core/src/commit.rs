@@ -445,7 +445,12 @@ mod tests {
         let at = |offset: u64| Positions::from([("s".into(), BTreeMap::from([("0".into(), offset)]))]);
         let beginning = Beginning { gaps: vec![gap(0)], positions: at(9), cursors: Cursors::new() };
         let claim = claim(None, "memory://x", &in_force(), stamp(0));
-        let mut c = Committer::new(claim, InForce { beginning, ..in_force() });
+        let start = InForce { beginning, ..in_force() };
+        let mut c = Committer::new(claim.clone(), start.clone());
+        c.sealed(SealedEpoch { positions: at(12), ..sealed(1) });
+        let Action::Put(read) = c.next(|| stamp(1)) else { panic!("a put") };
+        assert_eq!(read.positions, at(12), "what was read since stands above where reading began");
+        let mut c = Committer::new(claim, start);
         c.sealed(sealed(1));
         c.sealed(SealedEpoch { positions: at(12), ..sealed(2) });
         let Action::Put(first) = c.next(|| stamp(1)) else { panic!("a put") };
