@@ -44,8 +44,9 @@ use tidemill_core::store::SharedStore;
 use tidemill_core::view::{Cost, EachRow, Portion, Share, Stored, View, ViewError};
 use tidemill_core::worker::{self, Plan, WorkerShare};
 use tidemill_core::writer::{
-    Back, Bodied, Claim, Claimed, Collector, CommitWatch, Commits, Due, PublicationWatch, Publishing,
-    Retention, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads, claim_store, idle_max_us, kept_root,
+    Back, Bodied, Claim, ClaimError, Claimed, Collector, CommitWatch, Commits, Due, PublicationWatch,
+    Publishing, Retention, Sweeper, ToCommitter, ToPublisher, UploadWatch, Uploads, claim_store, idle_max_us,
+    kept_root,
 };
 use tidemill_types::{Digest, Epoch, Partition, Root, TableSchema, Value, hex, key_digest};
 use timely::WorkerConfig;
@@ -239,7 +240,12 @@ impl Starting {
             refused: &|_| None,
             idle_max_us,
         };
-        let claimed = claim_store(claiming).await.map_err(|error| error.to_string())?;
+        let claimed = claim_store(claiming).await.map_err(|error| {
+            if let ClaimError::Refused(why) = &error {
+                self.world.judge.breaks(format!("p{} may not go on: {why}", self.process));
+            }
+            error.to_string()
+        })?;
         self.world.judge.believed(&claimed.claim);
         if let Some(to) = self.back {
             kept_root(&self.store, &claimed.claim, to).await?;

@@ -81,7 +81,7 @@ impl Director {
     async fn direct(self) {
         let world = self.world.clone();
         let schedule = world.schedule.clone();
-        let lasts = schedule.pick(4..11) * SECOND;
+        let lasts = schedule.pick(4..10) * SECOND;
         let traffic = self.clone();
         world.local.spawn(WORLD, async move { traffic.traffic(lasts).await });
         self.start();
@@ -126,8 +126,8 @@ impl Director {
     }
 
     /// Somebody names a commit where no writer is at work, as far as he knows.
-    fn tag_alone(&self) {
-        let Some(newest) = self.world.judge.newest() else { return };
+    fn tag_alone(&self) -> Option<Process> {
+        let newest = self.world.judge.newest()?;
         let mut next = self.next.borrow_mut();
         *next += 1;
         let (world, process) = (self.world.clone(), *next);
@@ -142,6 +142,7 @@ impl Director {
             let said = done.map(|root| root.epoch);
             world.schedule.tell(|| format!("p{process} tags {epoch} alone: {said:?}"));
         });
+        Some(process)
     }
 
     /// Processes that have not ended and are not stopped.
@@ -187,7 +188,15 @@ impl Director {
             }
             38..60 => self.read(),
             60..66 => self.tag(),
-            66..68 => self.tag_alone(),
+            66..68 => {
+                let tagging = self.tag_alone();
+                // Between its look and its claim another tag may come.
+                if let Some(process) = tagging.filter(|_| schedule.pick(0..2) == 0) {
+                    schedule.sleep(schedule.pick(0..100_000)).await;
+                    schedule.stop(process, schedule.pick(SECOND / 5..3 * SECOND));
+                    self.tag();
+                }
+            }
             68..72 => self.roll_back(),
             72..76 => {
                 if let Some(process) = self.one_of(&at_work) {

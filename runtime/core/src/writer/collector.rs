@@ -387,6 +387,17 @@ mod tests {
         assert!(dropped.1 < later.1);
     }
 
+    /// Of one list the sweeper deletes roots in their order; so they must come into lists in that order, too.
+    #[test]
+    fn roots_are_given_up_in_the_order_of_their_epochs() {
+        let roots = roots(60);
+        let mut collector = collector(Duration::ZERO, &roots[0], &roots);
+        let (names, from) = collector.step(&Nothing, &roots[59], 5_000).unwrap().expect("old roots");
+        let given_up: Vec<Epoch> = names.iter().filter_map(|name| root_epoch(name)).collect();
+        assert_eq!(given_up, (0..from).collect::<Vec<_>>());
+        assert!(from > 10, "{from}");
+    }
+
     #[test]
     fn a_claim_is_young_for_twice_as_long_as_a_free_name_was_trusted() {
         let roots = roots(2);
