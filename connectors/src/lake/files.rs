@@ -241,7 +241,12 @@ fn take_entry(
     Ok(())
 }
 
-fn read_deletes(io: &Io, files: &mut Files, addresses: &HashMap<String, u32>) -> Result<(), LakeError> {
+/// Reads which rows are deleted, by the delete files.
+pub(super) fn read_deletes(
+    io: &Io,
+    files: &mut Files,
+    addresses: &HashMap<String, u32>,
+) -> Result<(), LakeError> {
     for delete in &mut files.deletes {
         let delete = Arc::make_mut(delete);
         for (address, positions) in deletes::read(io, &delete.file)? {

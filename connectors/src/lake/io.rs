@@ -4,7 +4,8 @@
 //! the chosen columns that hold chosen rows (data files carry an offset index), neighbours in one
 //! request, several requests at a time. A small object is fetched whole.
 //!
-//! Decoders of damaged bytes may panic. Such a panic is an error that names the file, as any other.
+//! Decoders of damaged bytes may panic. A panic while a file is fetched and decoded, not in what a caller does with its
+//! rows, is an error that names the file, as any other.
 
 use super::{LakeError, unreadable, unusable};
 use arrow::array::RecordBatch;
@@ -260,7 +261,7 @@ mod tests {
         let store = crate::store::open("memory://lake-io-damaged").unwrap();
         let io = Io { store, edge: crate::edge::Tokio::shared(runtime.handle().clone()), threads: 1 };
         let file = FileRef { name: "f".into(), bytes: body.len() as u64 };
-        let mut refused = 0;
+        let (mut refused, mut stopped) = (0, 0);
         for place in 0..body.len() {
             let mut damaged = body.to_vec();
             damaged[place] ^= 1 << (place % 8);
@@ -268,10 +269,12 @@ mod tests {
             let read = io.scan(&file, None, None, &mut |_| Ok(ControlFlow::Continue(())));
             for error in [read.err(), io.footer_rows(&file).err()].into_iter().flatten() {
                 refused += 1;
+                stopped += u32::from(error.to_string().contains("its decoder stopped"));
                 assert!(error.to_string().starts_with("f cannot be used"), "{error}");
             }
         }
         assert!(refused > body.len() / 4, "{refused} of {} bytes", body.len());
+        assert!(stopped > 0, "no decoder panics any more: what catches that can go");
     }
 
     /// 40 MiB of text make two files of about 8 MiB, each of more than one row group.

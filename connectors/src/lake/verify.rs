@@ -3,7 +3,7 @@
 use super::LakeError;
 use super::checkpoint;
 use super::commit::epoch_of;
-use super::files::{DataFile, Stored, listed, load, metadata_objects, read_index};
+use super::files::{DataFile, Stored, listed, metadata_objects, read_deletes, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::KeyIndex;
 use super::io::{FileRef, Io};
@@ -160,21 +160,16 @@ impl Checking<'_> {
         if !self.metadata_is_whole(&self.root.location, published) {
             return None;
         }
-        let location = &self.root.location;
-        // Files are held to their digests before they are read: bytes that nobody wrote decode to anything.
-        let stored = listed(&self.io, location, schema, published);
-        let whole = stored.map(|(stored, _)| self.are_whole(&stored));
-        match whole.and_then(|whole| whole.then(|| load(&self.io, location, schema, published)).transpose()) {
-            Ok(stored) => {
-                let stored = stored?;
-                self.seen_by_others(schema, published, &stored);
-                self.files(schema, published, &stored)
-            }
-            Err(error) => {
-                self.found(told(error));
-                None
-            }
+        let listed = listed(&self.io, &self.root.location, schema, published);
+        let (mut stored, addresses) = listed.map_err(|error| self.found(told(error))).ok()?;
+        self.seen_by_others(schema, published, &stored);
+        // Held to their digests before they are read: bytes that nobody wrote decode to anything.
+        if !self.are_whole(&stored) {
+            return None;
         }
+        let deletes = read_deletes(&self.io, &mut stored.files, &addresses);
+        deletes.map_err(|error| self.found(told(error))).ok()?;
+        self.files(schema, published, &stored)
     }
 
     /// Whether all data and delete files of a table are there with the bytes that were written.

@@ -90,6 +90,8 @@ pub struct Counts {
     pub killed: usize,
     /// Processes that were stopped for a time.
     pub stopped: usize,
+    /// Requests before which a process stopped.
+    pub dozed: usize,
     /// Results that a model was asked for.
     pub asked: usize,
     /// Transactions with which commits were sent on.

@@ -40,7 +40,7 @@ use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::model::{Done, Outcome};
 use tidemill_core::reader::{self, Next, Reader, ToWorker};
 use tidemill_core::source::{Polled, RawRecord, RawValue, RecordSink, Source, SourceError};
-use tidemill_core::store::SharedStore;
+use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{Cost, EachRow, Portion, Share, Stored, View, ViewError};
 use tidemill_core::worker::{self, Plan, WorkerShare};
 use tidemill_core::writer::{
@@ -241,8 +241,9 @@ impl Starting {
             idle_max_us,
         };
         let claimed = claim_store(claiming).await.map_err(|error| {
-            if let ClaimError::Refused(why) = &error {
-                self.world.judge.breaks(format!("p{} may not go on: {why}", self.process));
+            // Whatever the weather: nobody damages the store, and what a claim changes is not up to the writer.
+            if let ClaimError::Refused(_) | ClaimError::Store(StoreError::Damaged(_)) = &error {
+                self.world.judge.breaks(format!("p{} cannot claim the store: {error}", self.process));
             }
             error.to_string()
         })?;

@@ -7,7 +7,7 @@
 use crate::edge::SimEdge;
 use crate::judge::Judge;
 use crate::program::{model, program};
-use crate::schedule::{Local, Process, Runner, Schedule};
+use crate::schedule::{Local, Process, Runner, SECOND, Schedule};
 use crate::storage::{Disk, SimStore, Weather};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -18,8 +18,6 @@ use tidemill_core::log::{newest_root, read_root};
 use tidemill_core::store::{Created, SharedStore, StoreError};
 use tidemill_core::writer::requests::{Answer, Ask, Desk, Wanted, fulfilled};
 use tidemill_types::{Root, root_name};
-
-const SECOND: u64 = 1_000_000;
 
 /// What came of asking, once something has.
 type Outcome = Rc<RefCell<Option<Result<Option<Answer>, StoreError>>>>;

@@ -159,6 +159,7 @@ impl Schedule {
 
     /// Lets none of a process's tasks run for a time.
     pub fn stop(&self, process: Process, us: u64) {
+        self.tell(|| format!("p{process} stops for {us}"));
         let mut state = self.state();
         let until = state.now + us;
         state.stopped.insert(process, until);
@@ -172,8 +173,19 @@ impl Schedule {
             1 => self.pick(RETENTION_US..RETENTION_US * 4),
             _ => self.pick(10_000..10 * SECOND),
         };
-        self.tell(|| format!("p{process} stops for {long}"));
         self.stop(process, long);
+    }
+
+    /// Lets all go on that are stopped.
+    pub fn wake_all(&self) {
+        let mut state = self.state();
+        let now = state.now;
+        let stopped: Vec<Process> =
+            state.stopped.iter().filter(|(_, until)| **until > now).map(|(p, _)| *p).collect();
+        for process in stopped {
+            state.stopped.insert(process, now);
+            state.woke.insert(process, now);
+        }
     }
 
     /// When a process went on that was stopped, the last time; 0 if it never was.

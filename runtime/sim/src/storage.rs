@@ -39,7 +39,8 @@ pub struct Weather {
     pub unread: u32,
     /// Requests that take a hundred times as long.
     pub slow: u32,
-    /// Requests about the catalog before which the process stops, after it has decided on them.
+    /// Requests about the catalog before which the process stops, after it has decided on them; of creates, which are
+    /// roots there, four times as many.
     pub dozes: u32,
     /// The longest time that a request takes.
     pub takes_us: u64,
@@ -189,6 +190,7 @@ impl SimStore {
     /// Stops the process now and then before a request leaves it: what led to it may have changed when it does.
     async fn doze(&self, often: u32, name: &str) {
         if name.starts_with("catalog/") && self.schedule.happens(often) {
+            self.judge.count(|counts| counts.dozed += 1);
             self.schedule.put_to_sleep(self.process);
             self.schedule.sleep(0).await;
         }
@@ -233,14 +235,16 @@ impl SimStore {
     }
 
     async fn write(&self, write: Write) -> Result<Created, StoreError> {
-        let (weather, schedule) = (self.weather(), &self.schedule);
+        let schedule = &self.schedule;
         if let Write::Create(name, body) = &write {
+            // Asked when it is decided, before a doze: who sleeps after that may put it, and must look afterwards.
             let blind = self.looked_at.load(Ordering::Relaxed) < schedule.woke_at(self.process);
             self.judge.puts(self.process, name, body, blind);
         }
-        // A root that comes too late is what all looks are for.
+        // Most before roots: one that comes late is what a writer's looks guard against.
         let often = if matches!(write, Write::Create(..)) { 4 } else { 1 };
-        self.doze(often * weather.dozes, write.name()).await;
+        self.doze(often * self.weather().dozes, write.name()).await;
+        let weather = self.weather();
         let (what, takes) = (write.told(), self.takes(&weather));
         let chance = schedule.pick(0..1000) as u32;
         let (lost, unanswered) = (weather.lost, weather.lost + weather.unanswered);
@@ -270,8 +274,8 @@ impl SimStore {
         what: &str,
         look: impl FnOnce(&Disk, &Schedule) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.doze(self.weather().dozes, what).await;
         let (weather, schedule, disk) = (self.weather(), self.schedule.clone(), self.disk.clone());
-        self.doze(weather.dozes, what).await;
         let (takes, unread) = (self.takes(&weather), schedule.happens(weather.unread));
         let (answer, answered) = oneshot::channel();
         // Who asked may be gone.

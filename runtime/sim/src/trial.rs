@@ -16,7 +16,7 @@ use std::time::Duration;
 use tidemill_connectors::lake::Snapshot;
 use tidemill_core::edge::SharedEdge;
 use tidemill_core::log::newest_root;
-use tidemill_core::store::SharedStore;
+use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::writer::{ToPublisher, tag_alone};
 use tidemill_types::Epoch;
 
@@ -194,6 +194,7 @@ impl Director {
                 if let Some(process) = tagging.filter(|_| schedule.pick(0..2) == 0) {
                     schedule.sleep(schedule.pick(0..100_000)).await;
                     schedule.stop(process, schedule.pick(SECOND / 5..3 * SECOND));
+                    world.judge.count(|counts| counts.stopped += 1);
                     self.tag();
                 }
             }
@@ -310,9 +311,7 @@ impl Director {
             schedule.sleep(RETENTION.as_micros() as u64 / 3).await;
         }
         // Writes that were late arrive, and whoever slept wakes up.
-        for process in self.processes.borrow().iter().map(|p| p.process) {
-            schedule.stop(process, 0);
-        }
+        schedule.wake_all();
         schedule.sleep(70 * SECOND).await;
         for _ in 0..3 {
             self.record();
@@ -322,7 +321,7 @@ impl Director {
             self.at_work().len() == 1 && self.is_through(judge)
         })
         .await;
-        // What a tag alone kept is left when the tag is gone.
+        // Half of the tags are let go: what only they kept must be deleted by the last look.
         let tags = world.judge.newest().map(|newest| newest.tags).unwrap_or_default();
         for name in tags.into_keys().filter(|_| schedule.pick(0..2) == 0) {
             self.ask_for_tag(name, None);
@@ -378,7 +377,12 @@ fn read_newest(judge: &Judge, store: &SharedStore, edge: &SharedEdge) -> String 
     let before = judge.newest().map(|newest| newest.epoch);
     let root = match edge.block_on(newest_root(&**store, None)) {
         Ok(root) => root,
-        Err(error) => return error.to_string(),
+        Err(error) => {
+            if let StoreError::Damaged(what) = &error {
+                judge.breaks(format!("a reader takes the log for damaged: {what}"));
+            }
+            return error.to_string();
+        }
     };
     if root.as_ref().map(|root| root.epoch) < before {
         judge.breaks(format!("a reader found {:?} where {before:?} was newest", root.map(|root| root.epoch)));

@@ -21,6 +21,7 @@ fn added(a: &Counts, b: Counts) -> Counts {
         fenced: a.fenced + b.fenced,
         killed: a.killed + b.killed,
         stopped: a.stopped + b.stopped,
+        dozed: a.dozed + b.dozed,
         asked: a.asked + b.asked,
         sent: a.sent + b.sent,
         rolled_back: a.rolled_back + b.rolled_back,
@@ -33,7 +34,7 @@ fn added(a: &Counts, b: Counts) -> Counts {
 fn no_history_breaks_an_invariant() {
     let all = support::none_breaks(run, added, "");
     let few = |counts: &[usize], least: u64| counts.iter().any(|n| (*n as u64) < least);
-    let tame = few(&[all.fenced, all.killed, all.stopped, all.read], seeds() / 2)
+    let tame = few(&[all.fenced, all.killed, all.stopped, all.dozed, all.read], seeds() / 2)
         || few(&[all.rolled_back, all.left], seeds() / 20);
     assert!(all.sent as u64 > seeds(), "little was sent: {all:?}");
     assert!(!tame && all.in_holes > 0 && all.dropped as u64 > 50 * seeds(), "the trials were tame: {all:?}");

@@ -1,5 +1,5 @@
 //! Panics: remembered, never printed as they are. What catches one (the supervisor of a model, a join
-//! of a worker, [`super::main`]) decides what it means and says so in its own words.
+//! of a worker, the reader of a Parquet file, [`super::main`]) decides what it means and says so in its own words.
 
 use std::sync::Mutex;
 
