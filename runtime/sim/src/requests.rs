@@ -332,6 +332,31 @@ fn a_writer_that_commits_and_takes_nothing_up_is_not_taken_for_gone() {
     });
 }
 
+/// A store may carry a put out a second time, late.
+#[test]
+fn what_was_answered_and_comes_again_is_not_done_again() {
+    bench(8, calm(), |bench| async move {
+        bench.writer(2, 10 * SECOND, 0);
+        bench.sleep(1.0).await;
+        let asked = bench.ask(10);
+        bench.sleep(5.0).await;
+        let of = |name: &String| name.ends_with(".json") && !name.contains("answer");
+        let names = bench.disk.names("requests/").into_iter().filter(of);
+        let request: Vec<_> = names.filter_map(|name| Some((bench.disk.read(&name)?, name))).collect();
+        assert_eq!(request.len(), 1);
+        bench.ended(&asked, 30).await;
+        assert!(matches!(said(&asked), Some(Ok(_))) && bench.is_empty());
+        // While it is remembered that the answer was there, and long after.
+        for seconds in [700.0, 30.0] {
+            for (body, name) in &request {
+                bench.store(11).put(name, body.clone()).await.expect("the store answers");
+            }
+            bench.sleep(seconds).await;
+            assert_eq!((bench.rollbacks(), bench.disk.names("requests/")), (1, Vec::new()));
+        }
+    });
+}
+
 /// Writers are killed at any moment. What who asked was told is what came, and it came once at most.
 #[test]
 fn whoever_dies_when_nothing_is_done_twice_and_nobody_is_told_what_is_not_so() {
