@@ -38,5 +38,5 @@ mod topics;
 pub mod trial;
 
 pub use judge::Counts;
-pub use plan::{Outcome, Plan};
+pub use plan::{Outcome, Plan, twice};
 pub use side::side_by_side;

@@ -3,14 +3,16 @@
 //! ```text
 //! cargo run -p tidemill-sim -- --seeds 10000            # seeds 0 to 9999
 //! cargo run -p tidemill-sim -- --seed 4711 --tell       # one of them, and all that happens in it
+//! cargo run -p tidemill-sim -- --twice                  # each seed twice: is it the same history to the byte?
 //! cargo run -p tidemill-sim -- --disk --seeds 10000     # the local store under power cuts
 //! ```
 
 use clap::Parser;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tidemill_sim::{Outcome, Plan, disk, mutants, side_by_side, trial};
+use tidemill_sim::{Outcome, Plan, disk, mutants, side_by_side, trial, twice};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -31,6 +33,9 @@ struct Arguments {
     /// Print all that happens.
     #[arg(long, requires = "seed")]
     tell: bool,
+    /// Run each seed twice, and compare the histories.
+    #[arg(long)]
+    twice: bool,
     /// Trials of the local store under power cuts, in place of those of the runtime.
     #[arg(long)]
     disk: bool,
@@ -47,6 +52,11 @@ fn named<T: Copy + Debug>(all: &[T], name: &str) -> Result<T, ExitCode> {
     })
 }
 
+/// Prints a line. Whoever does not read on loses nothing: the verdict is the exit code.
+fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Runs trials with one of the deliberate bugs, if one was named, until one breaks.
 fn trials<T: Copy + Debug + Sync, C: Debug>(
     arguments: &Arguments,
@@ -55,28 +65,29 @@ fn trials<T: Copy + Debug + Sync, C: Debug>(
 ) -> Result<(), ExitCode> {
     let name = arguments.mutant.as_deref();
     if name == Some("list") {
-        all.iter().for_each(|mutant| println!("{mutant:?}"));
+        all.iter().for_each(|mutant| say(format_args!("{mutant:?}")));
         return Ok(());
     }
     let bug = name.map(|name| named(all, name)).transpose()?;
     let (from, seeds) = arguments.seed.map_or((arguments.from, arguments.seeds), |seed| (seed, 1));
     let failed = AtomicBool::new(false);
     side_by_side(from..from + seeds, |seed| {
-        let outcome = trial(Plan { seed, told: arguments.tell, bug });
-        outcome.told.iter().for_each(|line| println!("{line}"));
+        let plan = Plan { seed, told: arguments.tell, bug };
+        let outcome = if arguments.twice { twice(plan, &trial) } else { trial(plan) };
+        outcome.told.iter().for_each(say);
         if let Some(what) = &outcome.broken {
-            println!("seed {seed}: {what}");
+            say(format_args!("seed {seed}: {what}"));
             failed.store(true, Ordering::Relaxed);
         }
         if seeds == 1 {
-            println!("seed {seed}: {} {:?}", outcome.digest, outcome.counts);
+            say(format_args!("seed {seed}: {} {:?}", outcome.digest, outcome.counts));
         }
         !failed.load(Ordering::Relaxed)
     });
     if failed.load(Ordering::Relaxed) {
         return Err(ExitCode::FAILURE);
     }
-    println!("ok: {seeds} seeds from {from}");
+    say(format_args!("ok: {seeds} seeds from {from}"));
     Ok(())
 }
 

@@ -23,3 +23,18 @@ pub struct Outcome<C> {
     /// All that happened, if it was to be kept.
     pub told: Vec<String>,
 }
+
+/// Runs a plan twice. Where the second history is another than the first, that is what is broken.
+pub fn twice<B: Copy, C>(plan: Plan<B>, trial: impl Fn(Plan<B>) -> Outcome<C>) -> Outcome<C> {
+    let run = || trial(Plan { told: true, ..plan });
+    let (first, second) = (run(), run());
+    let same = first.told.iter().zip(&second.told).take_while(|(a, b)| a == b).count();
+    let line = |told: &[String]| told.get(same).map_or("its end", |line| line.trim()).to_string();
+    let differs = (first.digest != second.digest)
+        .then(|| format!("line {} is {:?}, and again {:?}", same + 1, line(&first.told), line(&second.told)));
+    Outcome {
+        broken: first.broken.or(differs),
+        told: if plan.told { first.told } else { Vec::new() },
+        ..first
+    }
+}

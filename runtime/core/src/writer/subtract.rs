@@ -5,7 +5,7 @@
 
 use crate::segment::ChangeBatch;
 use crate::view::{Portion, Share, Stored, ViewError};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use tidemill_types::{Cell, Digest, TableSchema, Value, row_digest};
 
 /// Changes of tables, by their places.
@@ -72,9 +72,10 @@ pub(super) fn difference(
     Ok(only_recomputed.into_changes())
 }
 
-/// Rows and how often each is there, by their digests.
+/// Rows and how often each is there, by their digests: in an order that is the same for the same rows, as
+/// they go into a segment in it.
 #[derive(Default)]
-struct Net(HashMap<Digest, (Vec<Value>, i64)>);
+struct Net(BTreeMap<Digest, (Vec<Value>, i64)>);
 
 impl Net {
     fn add(&mut self, digest: Digest, values: Vec<Value>, diff: i64) {
