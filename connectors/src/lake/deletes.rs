@@ -1,16 +1,17 @@
 //! Positional delete files: which positions of which data files are gone.
 
 use super::io::{FileRef, Io};
+use super::layout::is_whole;
 use super::{LakeError, unusable};
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// Iceberg's reserved field ids of a delete file's two columns.
@@ -49,23 +50,27 @@ pub(super) fn encode(mut deletions: Vec<(String, RoaringBitmap)>) -> Result<Byte
     Ok(writer.into_inner().map_err(unusable(what))?.into())
 }
 
-/// Reads a delete file: positions by the address of their data file.
+/// Reads a delete file, whole: positions by the address of their data file. Bytes that nobody wrote could bring rows
+/// back.
 pub(super) fn read(io: &Io, file: &FileRef) -> Result<HashMap<String, RoaringBitmap>, LakeError> {
+    let name = &file.name;
+    let body = io.get_whole(name, |body| is_whole(name, body) != Some(false))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(body).map_err(unusable(name))?;
     let mut deletions: HashMap<String, RoaringBitmap> = HashMap::new();
-    io.scan(file, None, None, &mut |batch| {
+    for batch in reader.with_batch_size(BATCH_ROWS).build().map_err(unusable(name))? {
+        let batch = batch.map_err(unusable(name))?;
         let paths = batch.column(0).as_any().downcast_ref::<StringArray>();
         let positions = batch.column(1).as_any().downcast_ref::<Int64Array>();
         let (Some(paths), Some(positions)) = (paths, positions) else {
-            return Err(unusable(&file.name)("it is no positional delete file"));
+            return Err(unusable(name)("it is no positional delete file"));
         };
         for row in 0..batch.num_rows() {
-            let position = u32::try_from(positions.value(row)).map_err(unusable(&file.name))?;
+            let position = u32::try_from(positions.value(row)).map_err(unusable(name))?;
             match deletions.get_mut(paths.value(row)) {
                 Some(positions) => positions.insert(position),
                 None => deletions.entry(paths.value(row).to_string()).or_default().insert(position),
             };
         }
-        Ok(ControlFlow::Continue(()))
-    })?;
+    }
     Ok(deletions)
 }

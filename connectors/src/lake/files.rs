@@ -90,11 +90,6 @@ pub(super) struct Stored {
     pub moved: bool,
 }
 
-/// Reads a metadata file.
-pub(super) fn read_metadata(io: &Io, name: &str) -> Result<TableMetadata, LakeError> {
-    serde_json::from_slice(&io.get(name)?).map_err(unusable(name))
-}
-
 /// Reads a published table: metadata, manifests and deletions. `location` is that of the root that
 /// names it.
 pub(super) fn load(
@@ -108,15 +103,19 @@ pub(super) fn load(
     Ok(stored)
 }
 
-/// As [`load`], without reading what is deleted; and the numbers of the data files by their addresses.
+/// As [`load`], without reading what is deleted; and the numbers of the data files by their addresses. Each object is
+/// held to the digest that the root tells before it is read for the names of others: bytes that nobody wrote could name
+/// anything.
 pub(super) fn listed(
     io: &Io,
     location: &str,
     schema: &TableSchema,
     published: &PublishedTable,
 ) -> Result<(Stored, HashMap<String, u32>), LakeError> {
+    let mut digests = published.metadata_digests.iter();
     let name = name_of(location, &published.metadata_location)?;
-    let metadata = read_metadata(io, &name)?;
+    let body = io.get_whole(&name, is_as_told(digests.next_back()))?;
+    let metadata: TableMetadata = serde_json::from_slice(&body).map_err(unusable(&name))?;
     check_same(schema, metadata.current_schema())?;
     let mut stored = Stored {
         moved: !is_here(io, &published.metadata_location),
@@ -126,44 +125,10 @@ pub(super) fn listed(
         manifests: Vec::new(),
     };
     let mut addresses = HashMap::new();
-    for entry in entries(io, location, &mut stored, published.snapshot_id)? {
+    for entry in entries(io, location, &mut stored, published.snapshot_id, digests)? {
         take_entry(io, location, &mut stored, &mut addresses, entry)?;
     }
     Ok((stored, addresses))
-}
-
-/// Takes the place, the name and the bytes of a metadata object; says whether to go on.
-pub(super) type EachObject<'e> = &'e mut dyn FnMut(usize, &str, &[u8]) -> bool;
-
-/// Hands out a published table's metadata file, its manifest list and its manifests, in this order, each before it is
-/// read for the names of those that follow.
-pub(super) fn metadata_objects(
-    io: &Io,
-    location: &str,
-    published: &PublishedTable,
-    each: EachObject<'_>,
-) -> Result<(), LakeError> {
-    let name = name_of(location, &published.metadata_location)?;
-    let body = io.get(&name)?;
-    if !each(0, &name, &body) {
-        return Ok(());
-    }
-    let metadata: TableMetadata = serde_json::from_slice(&body).map_err(unusable(&name))?;
-    let snapshot = metadata.snapshot_by_id(published.snapshot_id);
-    let missing = || unusable(&name)(format!("it has no snapshot {}", published.snapshot_id));
-    let list = name_of(location, snapshot.ok_or_else(missing)?.manifest_list())?;
-    let body = io.get(&list)?;
-    if !each(1, &list, &body) {
-        return Ok(());
-    }
-    let parsed = ManifestList::parse_with_version(&body, FormatVersion::V2).map_err(unusable(&list))?;
-    for (place, manifest) in parsed.entries().iter().enumerate() {
-        let name = name_of(location, &manifest.manifest_path)?;
-        if !each(2 + place, &name, &io.get(&name)?) {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Whether an absolute address lies in the store as it is addressed now.
@@ -181,18 +146,31 @@ struct Entry {
     sequence: i64,
 }
 
-fn entries(io: &Io, location: &str, stored: &mut Stored, snapshot_id: i64) -> Result<Vec<Entry>, LakeError> {
+/// Whether bytes have the digest that a root tells of them; where it tells none, they are taken as they are.
+fn is_as_told(digest: Option<&String>) -> impl FnOnce(&[u8]) -> bool {
+    move |body| digest.is_none_or(|digest| Digest::of(body).to_string() == *digest)
+}
+
+/// The live entries of a snapshot's manifests. `digests`: of its manifest list, and of its manifests.
+fn entries<'a>(
+    io: &Io,
+    location: &str,
+    stored: &mut Stored,
+    snapshot_id: i64,
+    mut digests: impl Iterator<Item = &'a String>,
+) -> Result<Vec<Entry>, LakeError> {
     let Some(snapshot) = stored.metadata.snapshot_by_id(snapshot_id) else {
         return Err(unusable(&stored.name)(format!("it has no snapshot {snapshot_id}")));
     };
     let list = name_of(location, snapshot.manifest_list())?;
-    let parsed = ManifestList::parse_with_version(&io.get(&list)?, FormatVersion::V2);
-    let parsed = parsed.map_err(unusable(&list))?;
+    let body = io.get_whole(&list, is_as_told(digests.next()))?;
+    let parsed = ManifestList::parse_with_version(&body, FormatVersion::V2).map_err(unusable(&list))?;
     stored.manifests.push(list);
     let mut all = Vec::new();
     for manifest in parsed.entries() {
         let name = name_of(location, &manifest.manifest_path)?;
-        let read = Manifest::parse_avro(&io.get(&name)?).map_err(unusable(&name))?;
+        let body = io.get_whole(&name, is_as_told(digests.next()))?;
+        let read = Manifest::parse_avro(&body).map_err(unusable(&name))?;
         for entry in read.entries().iter().filter(|entry| entry.is_alive()) {
             all.push(Entry {
                 content: match manifest.content {

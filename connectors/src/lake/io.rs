@@ -2,11 +2,12 @@
 //!
 //! Only what a projection and a selection of rows need is fetched: the footer once, then the pages of
 //! the chosen columns that hold chosen rows (data files carry an offset index), neighbours in one
-//! request, several requests at a time. A small object is fetched whole.
+//! request, several requests at a time. A small object is fetched whole, and held to its digest then.
 //!
 //! Decoders of damaged bytes may panic. A panic while a file is fetched and decoded, not in what a caller does with its
 //! rows, is an error that names the file, as any other.
 
+use super::layout::is_whole;
 use super::{LakeError, unreadable, unusable};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use std::ops::{ControlFlow, Range};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tidemill_core::edge::SharedEdge;
-use tidemill_core::store::SharedStore;
+use tidemill_core::store::{SharedStore, StoreError};
 
 /// Objects up to this size are fetched whole.
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -50,6 +51,11 @@ impl Io {
     /// Reads an object.
     pub fn get(&self, name: &str) -> Result<Bytes, LakeError> {
         Ok(self.edge.block_on(self.store.get(name))?)
+    }
+
+    /// Reads an object that counts only as it was written, which `whole` tells of its bytes.
+    pub fn get_whole(&self, name: &str, whole: impl FnOnce(&[u8]) -> bool) -> Result<Bytes, LakeError> {
+        Ok(self.edge.block_on(fetch_whole(&self.store, name, whole))?)
     }
 
     /// Reads a Parquet file's rows, or those of a selection, batch by batch. `columns` are places of
@@ -148,6 +154,21 @@ struct StoreReader {
     whole: Option<Bytes>,
 }
 
+/// Fetches an object, which must be what was written.
+async fn fetch_whole(
+    store: &SharedStore,
+    name: &str,
+    whole: impl FnOnce(&[u8]) -> bool,
+) -> Result<Bytes, StoreError> {
+    let body = store.get(name).await?;
+    if whole(&body) {
+        return Ok(body);
+    }
+    let problem =
+        "is not what was written: its bytes do not have their digest; restore it from a copy of the store";
+    Err(StoreError::Damaged(format!("{}/{name} {problem}", store.location())))
+}
+
 fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetError {
     ParquetError::External(Box::new(error))
 }
@@ -155,7 +176,10 @@ fn external(error: impl std::error::Error + Send + Sync + 'static) -> ParquetErr
 impl StoreReader {
     async fn open(store: SharedStore, file: &FileRef) -> Result<Self, ParquetError> {
         let whole = match file.bytes <= WHOLE_BYTES_MAX {
-            true => Some(store.get(&file.name).await.map_err(external)?),
+            true => {
+                let body = fetch_whole(&store, &file.name, |body| is_whole(&file.name, body) != Some(false));
+                Some(body.await.map_err(external)?)
+            }
             false => None,
         };
         Ok(Self { store, file: file.clone(), whole })

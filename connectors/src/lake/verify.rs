@@ -3,7 +3,7 @@
 use super::LakeError;
 use super::checkpoint;
 use super::commit::epoch_of;
-use super::files::{DataFile, Stored, listed, metadata_objects, read_deletes, read_index};
+use super::files::{DataFile, Stored, listed, read_deletes, read_index};
 use super::fold::{EpochSegments, Fold, FoldContext};
 use super::index::KeyIndex;
 use super::io::{FileRef, Io};
@@ -70,11 +70,9 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
             indexes.extend(&published.index);
             let schema = options.schemas.iter().find(|schema| schema.name == *name);
             let Some(schema) = schema.filter(|_| seen.insert(&published.metadata_location)) else { continue };
-            if !checking.metadata_is_whole(&root.location, published) {
-                continue;
-            }
             match listed(&checking.io, &root.location, schema, published) {
                 Ok((stored, _)) => {
+                    checking.named_by(&stored);
                     let data = stored.files.data.values().map(|file| file.file.clone());
                     let all = data.chain(stored.files.deletes.iter().map(|file| file.file.clone()));
                     files.extend(all.map(|file| (file.name.clone(), file)));
@@ -88,11 +86,8 @@ pub fn verify_all(options: &SnapshotOptions, roots: &[Root]) -> Result<Verified,
     }
     for name in indexes {
         checking.named.insert(name.clone());
-        let whole = checking.io.get(name).map(|body| is_whole(name, &body) == Some(true));
-        match whole {
-            Ok(true) => {}
-            Ok(false) => checking.found(checkpoint_told(format!("{name} is not what was written"))),
-            Err(error) => checking.found(checkpoint_told(error)),
+        if let Err(error) = checking.io.get_whole(name, |body| is_whole(name, body) == Some(true)) {
+            checking.found(checkpoint_told(error));
         }
     }
     checking.named.extend(files.into_keys());
@@ -123,11 +118,8 @@ fn told(error: impl ToString) -> String {
 
 /// What is wrong with the checkpoint of an index, and that nothing is lost by it.
 fn checkpoint_told(error: impl ToString) -> String {
-    format!(
-        "{}; it is the checkpoint of an index: a start reads the data files in its place; restore it from a copy of \
-         the store, or let a later publication replace it",
-        error.to_string()
-    )
+    let without = "without it a start reads the data files, until a later publication replaces it";
+    format!("{}; it is the checkpoint of an index: {without}", told(error))
 }
 
 fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
@@ -150,6 +142,12 @@ impl Checking<'_> {
         self.problems.push(problem.into());
     }
 
+    /// Takes down the metadata of a publication as what a root refers to.
+    fn named_by(&mut self, stored: &Stored) {
+        self.named.insert(stored.name.clone());
+        self.named.extend(stored.manifests.iter().cloned());
+    }
+
     /// Checks a table's publication; its index, if it can be read.
     fn table(&mut self, schema: &TableSchema) -> Option<KeyIndex> {
         let Some(publication) = &self.root.published else { return Some(KeyIndex::default()) };
@@ -157,11 +155,9 @@ impl Checking<'_> {
             self.found(format!("publication {} does not name table {}", publication.epoch, schema.name));
             return None;
         };
-        if !self.metadata_is_whole(&self.root.location, published) {
-            return None;
-        }
         let listed = listed(&self.io, &self.root.location, schema, published);
         let (mut stored, addresses) = listed.map_err(|error| self.found(told(error))).ok()?;
+        self.named_by(&stored);
         self.seen_by_others(schema, published, &stored);
         // Held to their digests before they are read: bytes that nobody wrote decode to anything.
         if !self.are_whole(&stored) {
@@ -178,30 +174,6 @@ impl Checking<'_> {
         let mut whole = true;
         for file in data.chain(stored.files.deletes.iter().map(|file| &file.file)) {
             whole &= self.is_whole(file);
-        }
-        whole
-    }
-
-    /// Whether metadata file, manifest list and manifests have the digests that the root says. Each is held to its own
-    /// before it is read for the names of those below it.
-    fn metadata_is_whole(&mut self, location: &str, published: &PublishedTable) -> bool {
-        let mut digests = published.metadata_digests.iter();
-        let mut whole = true;
-        let checked = metadata_objects(&self.io, location, published, &mut |place, name, body| {
-            let digest = if place == 0 { digests.next_back() } else { digests.next() };
-            self.named.insert(name.to_string());
-            whole = digest.is_none_or(|digest| Digest::of(body).to_string() == *digest);
-            if !whole {
-                self.problems.push(format!(
-                    "{name} is not what was written: its bytes do not have the digest that the root says; restore it from \
-                     a copy of the store"
-                ));
-            }
-            whole
-        });
-        if let Err(error) = checked {
-            self.found(told(error));
-            return false;
         }
         whole
     }
@@ -233,14 +205,12 @@ impl Checking<'_> {
                 let (name, wanted) = (&file.name, file.bytes);
                 self.found(told(format!("{name} has {bytes} bytes, its manifest says {wanted}")));
             }
-            Some(_) => match self.io.get(&file.name) {
-                Ok(body) if is_whole(&file.name, &body) == Some(false) => self.found(format!(
-                    "{} is not what was written: its bytes do not have the digest in its name; restore it from a copy of the store",
-                    file.name
-                )),
-                Ok(_) => return true,
-                Err(error) => self.found(told(error)),
-            },
+            Some(_) => {
+                match self.io.get_whole(&file.name, |body| is_whole(&file.name, body) != Some(false)) {
+                    Ok(_) => return true,
+                    Err(error) => self.found(told(error)),
+                }
+            }
         }
         false
     }

@@ -1,5 +1,5 @@
 //! `verify` reads every byte that a commit refers to: an object of the newest commit that is missing, cut
-//! short or changed in one bit is found and named.
+//! short or changed in one bit is found and named. Who reads tables is told of it too, and shown no other rows.
 
 mod support;
 
@@ -7,7 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use support::held::Held;
 use support::mill::Mill;
+use tidemill::cli::Tables as _;
 use tidemill_oracle::traffic;
+
+/// Tables of which each kind of file is there.
+const TABLES: [&str; 4] = ["raw.calls", "_state.scores", "train.sft", "evals.scores"];
 
 /// A store with two publications, so that rows of the first are deleted by position.
 fn published_twice() -> Mill {
@@ -27,7 +31,7 @@ fn published_twice() -> Mill {
 fn referred_to(mill: &Mill, held: &Held) -> Vec<PathBuf> {
     let published = held.reader.newest.published.as_ref().expect("a publication");
     let mut objects = Vec::new();
-    for table in ["raw.calls", "_state.scores", "train.sft", "evals.scores"] {
+    for table in TABLES {
         objects.extend(mill.objects(&format!("tables/{table}/data")));
         let metadata = PathBuf::from(published.tables[table].metadata_location.trim_start_matches("file://"));
         let text = fs::read_to_string(&metadata).expect("a metadata file");
@@ -202,4 +206,52 @@ fn a_data_file_that_no_row_count_explains_is_named() {
     assert_eq!(found.problems, Vec::<String>::new());
     assert!(found.unnamed.len() == 1 && found.unnamed[0].ends_with(&name_of(&left)), "{:?}", found.unnamed);
     fs::remove_file(left).expect("removing");
+}
+
+/// Rows of tables as a reader who has just come sees them; what they are told in their place.
+fn shown(held: &Held) -> Result<Vec<String>, String> {
+    let tables = held.reader.tables(None).map_err(|error| error.to_string())?;
+    let mut rows = Vec::new();
+    for table in TABLES {
+        let read = tables.for_each(table, &mut |row| {
+            rows.push(format!("{table} {row:?}"));
+            Ok(())
+        });
+        read.map_err(|error| error.to_string())?;
+    }
+    rows.sort();
+    Ok(rows)
+}
+
+#[test]
+fn a_reader_is_told_what_is_damaged_and_never_shown_it() {
+    let mill = published_twice();
+    let held = Held::of(&mill);
+    let rows = shown(&held).expect("tables");
+    let mut objects = referred_to(&mill, &held);
+    for table in TABLES {
+        let all = mill.objects(&format!("tables/{table}/metadata"));
+        objects.extend(all.into_iter().filter(|path| name_of(path).ends_with("0.avro")));
+    }
+    let mut refused = Vec::new();
+    for object in &objects {
+        let (name, bytes) = (name_of(object), fs::read(object).expect("an object"));
+        for share in [2, 5, 8] {
+            let mut changed = bytes.clone();
+            changed[bytes.len() * share / 10] ^= 1;
+            fs::write(object, changed).expect("writing");
+            match shown(&held) {
+                Ok(seen) => assert!(seen == rows, "{name}: rows that nobody wrote"),
+                Err(told) => {
+                    assert!(told.contains(&name) && told.contains("restore"), "{name}: {told}");
+                    refused.push(name.clone());
+                }
+            }
+        }
+        fs::write(object, bytes).expect("writing");
+    }
+    for kind in ["-deletes.parquet", ".parquet", "snap-", ".metadata.json", "-m0.avro", "-d0.avro"] {
+        assert!(refused.iter().any(|name| name.contains(kind)), "no {kind} in {refused:?}");
+    }
+    assert_eq!(shown(&held).expect("tables"), rows, "everything was put back");
 }
