@@ -118,8 +118,8 @@ fn told(error: impl ToString) -> String {
 
 /// What is wrong with the checkpoint of an index, and that nothing is lost by it.
 fn checkpoint_told(error: impl ToString) -> String {
-    let without = "without it a start reads the data files, until a later publication replaces it";
-    format!("{}; it is the checkpoint of an index: {without}", told(error))
+    let without = "it is the checkpoint of an index, without which a start reads the data files";
+    format!("{}; or let a later publication replace it: {without}", told(error))
 }
 
 fn sizes(io: &Io) -> Result<HashMap<String, u64>, LakeError> {
