@@ -24,12 +24,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tidemill_core::edge::SharedEdge;
+use tidemill_core::log::read_root;
 use tidemill_core::program::Extract;
 use tidemill_core::store::{SharedStore, StoreError};
 use tidemill_core::view::{Cost, View, ViewError, ViewFailure};
 use tidemill_types::{
     Digest, Epoch, ModelId, ProgramId, Published, PublishedTable, Put, Root, SegmentRef, TableSchema, Value,
-    root_name,
 };
 
 /// Texts of the rows that are written at once, in bytes: a sixteenth of the publication's memory within these bounds.
@@ -732,13 +732,9 @@ fn published_program(
     if epoch == base.epoch {
         return Ok(Some((base.program.clone(), base.models.clone())));
     }
-    let name = root_name(epoch);
-    match io.get(&name) {
-        Ok(body) => {
-            let root: Root = serde_json::from_slice(&body).map_err(unusable(&name))?;
-            Ok(Some((root.program, root.models)))
-        }
-        Err(LakeError::Store(StoreError::NotFound { .. })) => Ok(None),
-        Err(error) => Err(error),
+    match io.edge.block_on(read_root(&*io.store, epoch)) {
+        Ok(root) => Ok(Some((root.program, root.models))),
+        Err(StoreError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
